@@ -1,0 +1,1 @@
+"""Insula: the back end of an AI product, in one process."""

@@ -1,0 +1,82 @@
+"""What every blob store does with a key, and with the bytes that come in."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import ParamSpec, Protocol, TypeVar
+
+from app.kernel.errors import Invalid, NotFound, Unavailable
+from app.kernel.ports import BlobInfo
+
+MAX_KEY_CHARS = 250
+FLUSH_BYTES = 262_144
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Lower case only: a disk may not tell "A" from "a". No segment is, or begins or ends with, a dot.
+_KEY = re.compile(r"[a-z0-9_-]+(?:[./][a-z0-9_-]+)*")
+
+
+class BadKey(Invalid):
+    """A key has a character or a form that not every store can keep."""
+
+    title = "Unusable blob key"
+
+
+class BlobMissing(NotFound):
+    """There is no blob of this key."""
+
+    title = "Blob not found"
+
+
+class BlobsDown(Unavailable):
+    """The blob store does not answer, or takes nothing more."""
+
+    title = "Blob store unavailable"
+
+
+class Sink(Protocol):
+    """A file that is open for writing."""
+
+    def write(self, data: bytearray, /) -> object: ...
+
+
+def check(key: str) -> str:
+    """Return the key, if every store can keep it."""
+    if len(key) > MAX_KEY_CHARS or _KEY.fullmatch(key) is None:
+        raise BadKey(f"A blob key is words of a-z, 0-9, _ and -, joined by . and /, not {key!r}.")
+    return key
+
+
+def folder_of(prefix: str) -> str:
+    """Return the folders that a prefix of keys names in full, without the last slash."""
+    folder = prefix.rpartition("/")[0]
+    return check(folder) if folder else ""
+
+
+async def receive(chunks: AsyncIterator[bytes], file: Sink) -> BlobInfo:
+    """Write everything to ``file``, in a thread. What the sender raises passes through."""
+    digest, size, pending = hashlib.sha256(), 0, bytearray()
+
+    def flush() -> None:
+        digest.update(pending)
+        file.write(pending)
+        pending.clear()
+
+    async for chunk in chunks:
+        pending += chunk
+        size += len(chunk)
+        if len(pending) >= FLUSH_BYTES:
+            await on_disk(flush)
+    await on_disk(flush)
+    return BlobInfo(size, digest.hexdigest())
+
+
+async def on_disk(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """Do in a thread what may wait for a disk."""
+    try:
+        return await asyncio.to_thread(work, *args, **named)
+    except OSError as error:
+        raise BlobsDown from error

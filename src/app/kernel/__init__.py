@@ -1,0 +1,1 @@
+"""Words that every module shares. No business noun lives here."""

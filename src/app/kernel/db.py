@@ -1,0 +1,195 @@
+"""One verb, one transaction."""
+
+import secrets
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+from advanced_alchemy.base import CommonTableAttributes
+from advanced_alchemy.types import DateTimeUTC
+from sqlalchemy import MetaData, event, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from app.kernel.errors import Unavailable
+from app.kernel.ports import utc_now
+
+BUSY_TIMEOUT_S = 15
+POOL_SIZE = 8
+# SQLite's codes for a mistake in our statement, not a trouble of the database.
+SQLITE_BUGS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY}
+# Classes of SQLSTATE: connection, rolled back by a rival, no resources, operator, system.
+POSTGRES_TROUBLES = {"08", "40", "53", "57", "58"}
+
+Timestamp = DateTimeUTC(timezone=True)
+T = TypeVar("T")
+
+
+def uuid7() -> UUID:
+    """Make a UUIDv7 that sorts by its making, to a quarter of a microsecond.
+
+    48 bits of Unix milliseconds, 12 bits of the fraction of a millisecond, 62 random bits
+    (RFC 9562 sections 5.7 and 6.2, method 3).
+    """
+    milliseconds, rest_ns = divmod(time.time_ns(), 1_000_000)
+    fraction = rest_ns * 4096 // 1_000_000
+    return UUID(
+        int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0x2 << 62 | secrets.randbits(62)
+    )
+
+
+class Table(CommonTableAttributes, DeclarativeBase):
+    """Base of every table: ``id`` (UUIDv7), ``created_at``, ``updated_at``."""
+
+    __abstract__ = True
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7, sort_order=-100)
+    created_at: Mapped[datetime] = mapped_column(Timestamp, default=utc_now, sort_order=1000)
+    updated_at: Mapped[datetime] = mapped_column(
+        Timestamp, default=utc_now, onupdate=utc_now, sort_order=1001
+    )
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """One page of a list. ``next`` asks for the page after it; ``null`` on the last one."""
+
+    items: list[T]
+    next: str | None = None
+
+
+class DatabaseDown(Unavailable):
+    """The database does not answer."""
+
+    title = "Database unavailable"
+
+
+class Database:
+    """Opens transactions. None is ever held open while waiting on anything but the database.
+
+    SQLite has one writer: ``begin`` takes it by a pool of one connection, in the order of asking,
+    so that no verb ever meets ``SQLITE_BUSY`` half way; ``read`` sees a snapshot beside it.
+    """
+
+    def __init__(self, url: str, jobs: Any) -> None:
+        self.is_embedded = url.startswith("sqlite")
+        self._jobs = jobs
+        self.writer = _sqlite(url, "IMMEDIATE", 1) if self.is_embedded else _postgres(url)
+        self.reader = (
+            _sqlite(url, "DEFERRED", POOL_SIZE) if self.is_embedded else _snapshots(self.writer)
+        )
+        self._writes = async_sessionmaker(self.writer, expire_on_commit=False)
+        self._reads = async_sessionmaker(self.reader, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncSession]:
+        """Commit when the block ends, roll back when it raises; then wake the job runner."""
+        with _Translated():
+            async with self._writes.begin() as session:
+                session.info["jobs"] = self._jobs
+                yield session
+        if session.info.get("deferred"):
+            self._jobs.wake()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """See one snapshot. Writing here is an error."""
+        with _Translated():
+            async with self._reads() as session:
+                yield session
+
+    async def ping(self) -> None:
+        async with self.read() as session:
+            await session.execute(text("select 1"))
+
+    async def close(self) -> None:
+        await self.reader.dispose()
+        await self.writer.dispose()
+
+
+class _Translated:
+    """Turn "the database is gone or busy" into ``DatabaseDown``; leave every other error alone."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if _is_down(error):
+            raise DatabaseDown("The database does not answer; try again in a moment.") from error
+
+
+def _is_down(error: BaseException | None) -> bool:
+    if isinstance(error, DBAPIError):
+        cause = error.orig
+        if isinstance(cause, sqlite3.OperationalError):
+            code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+            return code & 0xFF not in SQLITE_BUGS
+        state: str | None = getattr(cause, "sqlstate", None)
+        return error.connection_invalidated or (state or "")[:2] in POSTGRES_TROUBLES
+    # A connection that asyncpg cannot make fails with asyncpg's own error, which has a SQLSTATE.
+    refused = isinstance(getattr(error, "sqlstate", None), str)
+    return refused or isinstance(error, (PoolTimeout, OSError))
+
+
+def _sqlite(url: str, mode: str, size: int) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=BUSY_TIMEOUT_S,
+        connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
+    )
+
+    query_only = f"query_only={int(mode == 'DEFERRED')}"
+
+    def on_connect(connection: Any, _: Any) -> None:
+        try:
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", query_only):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+        except Exception:
+            # The pool does not know this connection yet, so nobody else would end its thread.
+            connection.close()
+            raise
+
+    def on_begin(connection: Any) -> None:
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+    event.listen(engine.sync_engine, "connect", on_connect)
+    event.listen(engine.sync_engine, "begin", on_begin)
+    return engine
+
+
+def _postgres(url: str) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_SIZE,
+        pool_timeout=BUSY_TIMEOUT_S,
+        pool_pre_ping=True,
+        connect_args={"timeout": 10, "command_timeout": 60},
+    )
+
+
+def _snapshots(engine: AsyncEngine) -> AsyncEngine:
+    """Give the same connections out for reading: one snapshot for the whole transaction."""
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)

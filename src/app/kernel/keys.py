@@ -1,0 +1,84 @@
+"""One master secret, and every other key derived from it by HKDF with a label of its own.
+
+The newest secret writes, older ones still read: rotation is prepending a line.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.kernel.settings import Secret, SettingsError
+
+MIN_SECRET_CHARS = 32
+
+
+class Keyring:
+    """Derives keys from the master secrets, newest first. A key id names its master secret."""
+
+    def __init__(self, masters: Sequence[str]) -> None:
+        if not masters:
+            raise SettingsError("APP_SECRET is empty: give 32 characters or more.")
+        for master in masters:
+            if len(master) < MIN_SECRET_CHARS:
+                raise SettingsError(
+                    f"APP_SECRET needs {MIN_SECRET_CHARS} characters or more (a comma separates "
+                    "the new one from old ones)."
+                )
+        self._masters = {hkdf(master.encode(), "key-id", 6).hex(): master for master in masters}
+
+    @property
+    def current(self) -> str:
+        """The id of the newest secret."""
+        return next(iter(self._masters))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of all secrets, newest first."""
+        return tuple(self._masters)
+
+    def derive(self, label: str, *, key_id: str = "", length: int = 32) -> bytes:
+        """Return ``length`` bytes for ``label``; ``KeyError`` for a key id that is not ours."""
+        return hkdf(self._masters[key_id or self.current].encode(), label, length)
+
+
+def open_keyring(given: Secret | None, folder: Path) -> Keyring:
+    """Use ``given`` (newest first, comma-separated), or the file that the first start made."""
+    if given is not None:
+        return Keyring([part.strip() for part in given.split(",") if part.strip()])
+    path = folder / "secret"
+    if not path.exists():
+        _write(path, secrets.token_urlsafe(48) + "\n")
+    return Keyring(path.read_text().split())
+
+
+def rotate(folder: Path) -> None:
+    """Put a new secret before the ones in the file; old data stays readable by the old ones."""
+    path = folder / "secret"
+    _write(path, secrets.token_urlsafe(48) + "\n" + path.read_text())
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file whole: a crash leaves the old one, and nobody else can ever read either."""
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    fresh.touch(mode=0o600, exist_ok=False)
+    with fresh.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def hkdf(master: bytes, label: str, length: int) -> bytes:
+    """HKDF with SHA-256, no salt (RFC 5869 sections 2.2 and 2.3)."""
+    pseudo_random_key = hmac.digest(bytes(32), master, hashlib.sha256)
+    block, output = b"", b""
+    for counter in range(1, -(-length // 32) + 1):
+        block = hmac.digest(
+            pseudo_random_key, block + label.encode() + bytes([counter]), hashlib.sha256
+        )
+        output += block
+    return output[:length]

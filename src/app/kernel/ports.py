@@ -1,0 +1,64 @@
+"""What every module may need from outside, and more than one technology can give."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+Clock: TypeAlias = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Read the wall clock, aware and in UTC."""
+    return datetime.now(UTC)
+
+
+class Cache(Protocol):
+    """Short-lived values and news between processes. Losing all of it is never an error."""
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    async def set(self, key: str, value: bytes, *, ttl_s: float) -> None: ...
+
+    async def delete(self, key: str) -> None: ...
+
+    async def publish(self, topic: str, message: str) -> None:
+        """Tell every process, this one included, that listens to ``topic``."""
+        ...
+
+    def listen(self, topic: str) -> AsyncIterator[str]:
+        """Yield messages until closed, an empty one first: "from here on nothing is missed".
+
+        ``Unavailable`` when news may have been lost.
+        """
+        ...
+
+    async def ping(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class BlobInfo(msgspec.Struct, frozen=True):
+    """Size in bytes and SHA-256 (hex) of a stored blob."""
+
+    size_bytes: int
+    sha256: str
+
+
+class BlobStore(Protocol):
+    """Named bytes. Keys are slash-separated; a blob is visible whole or not at all."""
+
+    async def put(self, key: str, chunks: AsyncIterator[bytes]) -> BlobInfo: ...
+
+    def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """Stream bytes ``start`` up to, not including, ``end``; ``NotFound`` if there is none."""
+        ...
+
+    async def info(self, key: str) -> BlobInfo | None: ...
+
+    async def delete(self, key: str) -> None:
+        """Remove a blob; removing what is not there is fine."""
+        ...
+
+    def keys(self, prefix: str) -> AsyncIterator[str]: ...

