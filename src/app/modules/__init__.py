@@ -1,0 +1,1 @@
+"""The bounded contexts of the house, each behind its own door."""

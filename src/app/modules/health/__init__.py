@@ -1,0 +1,1 @@
+"""Is this process alive, is it ready, what is it doing."""
