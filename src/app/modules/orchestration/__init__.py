@@ -1,0 +1,1 @@
+"""Chat agents over the models of the house."""
