@@ -1,0 +1,43 @@
+# `just` lists what there is.
+default:
+    @just --list
+
+# Install everything, the test services included.
+setup:
+    uv sync
+
+# Start the server.
+run *arguments:
+    uv run python -m app {{arguments}}
+
+# Run the tests.
+test *arguments:
+    uv run pytest {{arguments}}
+
+# What CI checks beside the tests: style, types, layers, migrations on both databases, documents.
+check:
+    uv run ruff format --check .
+    uv run ruff check .
+    uv run mypy --strict -p app
+    uv run lint-imports
+    uv run python scripts/migrations.py
+    uv run python scripts/documents.py
+
+# Repair what can be repaired.
+fix:
+    uv run ruff format .
+    uv run ruff check --fix .
+    uv run python scripts/documents.py --write
+    uv run python -m tests.route_matrix --write
+
+# Bring the database to this version's schema.
+migrate:
+    uv run python -m app migrate
+
+# Write a migration from the difference between the tables in the code and in a fresh database.
+revision text:
+    uv run python scripts/migrations.py --revision "{{text}}"
+
+# Measure, and write docs/benchmarks.
+bench *arguments:
+    uv run python -m benchmarks {{arguments}}

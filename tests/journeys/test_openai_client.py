@@ -1,0 +1,100 @@
+"""A stock OpenAI client through the running server."""
+
+import asyncio
+import json
+from asyncio.subprocess import PIPE, STDOUT
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests.house import KEY, running_server
+from tests.node import installed
+from tests.scripted_upstream import scripted_upstream
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
+USER = [{"role": "user", "content": "hello there"}]
+
+
+@pytest.fixture
+async def client(tmp_path: Path):
+    async with (
+        running_server(tmp_path / "data") as server,
+        openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key=KEY, max_retries=0) as client,
+    ):
+        yield client
+
+
+class TestFreshInstallation:
+    async def test_lists_chats_streams_and_embeds_with_nothing_configured(self, client):
+        models = [model.id async for model in client.models.list()]
+        whole = await client.chat.completions.create(model="dev/echo", messages=USER)
+        stream = await client.chat.completions.create(
+            model="dev/echo", messages=USER, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+        vectors = await client.embeddings.create(model="dev/echo", input=["a", "a"])
+
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        assert models == ["dev/echo"]
+        assert whole.choices[0].message.content == text == "Echo: hello there"
+        assert chunks[-1].usage.total_tokens == whole.usage.total_tokens == 5
+        assert vectors.data[0].embedding == vectors.data[1].embedding
+
+    async def test_errors_are_the_clients_own_exceptions(self, client):
+        with pytest.raises(openai.NotFoundError) as missing:
+            await client.chat.completions.create(model="none", messages=USER)
+        with pytest.raises(openai.AuthenticationError) as refused:
+            await client.with_options(api_key="sk-wrong").models.list()
+
+        assert missing.value.code == "model_not_found"
+        assert missing.value.request_id
+        assert refused.value.code == "invalid_api_key"
+
+
+class TestHangUp:
+    @pytest.mark.parametrize("stream", [True, False])
+    async def test_reaches_the_upstream_and_is_on_the_bill(self, tmp_path, stream):
+        async with scripted_upstream() as played:
+            variables = {"EXTERNAL_MOCK_KEY": "k", "MOCK_BASE_URL": played.base_url}
+            async with (
+                running_server(tmp_path / "data", **variables) as server,
+                httpx.AsyncClient(base_url=server.base_url) as http,
+            ):
+                headers = {"authorization": f"Bearer {KEY}"}
+                asked = json.dumps({"model": "slow", "stream": stream, "messages": []}).encode()
+                request = http.build_request(
+                    "POST", "/v1/chat/completions", content=asked, headers=headers
+                )
+                call = asyncio.create_task(http.send(request, stream=True))
+                await until(lambda: played.open == 1)
+                if stream:
+                    response = await call
+                    await anext(response.aiter_raw())
+                    await response.aclose()
+                else:
+                    call.cancel()
+                await until(lambda: played.cut == 1)
+
+                async def outcome() -> str:
+                    page = await http.get("/api/v1/usage", headers=headers)
+                    return next((row["outcome"] for row in page.json()["items"]), "")
+
+                assert await until(outcome) == "abandoned"
+
+
+class TestNode:
+    async def test_the_client_for_node_works_likewise(self, tmp_path: Path):
+        script = Path(__file__).with_name("openai_client.mjs")
+        folder = installed("openai@7.55.0")
+
+        async with running_server(tmp_path / "data") as server:
+            arguments = [str(folder), f"{server.base_url}/v1", KEY, "dev/echo"]
+            ended = await asyncio.create_subprocess_exec(
+                "node", str(script), *arguments, stdout=PIPE, stderr=STDOUT
+            )
+            output, _ = await ended.communicate()
+
+        assert output.decode().strip() == "all as expected"

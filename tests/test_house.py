@@ -1,0 +1,267 @@
+"""The house as a whole: modules off, names, public routes, refusals at the start."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.asgi import MODULES, Insula
+from app.kernel.db import Table
+from app.kernel.module import Kit, Module, MountError
+from app.kernel.settings import SettingsError
+from app.schema import head
+from tests.house import AUTHORIZED, environment, open_house, prepare
+from tests.route_matrix import DESTINATION, matrix, page
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = {
+    "GET /docs",
+    "GET /docs/openapi.json",
+    "GET /docs/{path:str}",
+    "GET /docs/assets/{name:str}",
+    "GET /health",
+    "GET /health/live",
+    "GET /health/ready",
+    "GET /api/v1/health",
+    "POST /api/v1/auth/register",
+    "POST /api/v1/auth/login",
+    "POST /api/v1/auth/prelogin",
+    "POST /api/v1/auth/refresh",
+}
+NEEDS = {"auth": "Authenticator", "billing": "Meter", "health": "MetricsPage"}
+
+
+class TestModules:
+    @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.name)
+    async def test_one_off_alone_boots_or_says_what_is_missed(self, kind, tmp_path):
+        flag = {f"FEATURE_{kind.name.upper()}": "off"}
+        data = prepare(tmp_path / "data")
+
+        if kind.name in NEEDS:
+            with pytest.raises(MountError, match=NEEDS[kind.name]):
+                Insula(environment(data, **flag))
+            return
+        async with open_house(data, **flag) as (house, client):
+            assert kind.name not in {module.name for module in house.block.modules}
+            assert (await client.get("/health")).status_code == 200
+            for route in kind.routes:
+                path = next(iter(getattr(route, "paths", None) or [getattr(route, "path", "/")]))
+                answer = await client.get(path, headers=AUTHORIZED)
+                assert answer.status_code == 404, path
+
+    def test_a_flag_that_is_neither_on_nor_off_stops_the_start(self, tmp_path):
+        with pytest.raises(SettingsError, match="FEATURE_ROUTING is on or off, not 'maybe'"):
+            Insula(environment(tmp_path, FEATURE_ROUTING="maybe"))
+
+    def test_a_missing_export_stops_the_start_and_is_named(self, tmp_path):
+        house = Insula(environment(tmp_path))
+
+        class Wanted: ...
+
+        class Greedy(Module):
+            name = "greedy"
+
+            def __init__(self, settings, kit: Kit) -> None:
+                kit.use(Wanted)
+
+        with pytest.raises(MountError, match="no enabled module exports Wanted"):
+            Greedy(None, house.kit)
+
+    @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.name)
+    def test_its_tables_and_jobs_carry_its_name(self, kind, tmp_path):
+        tables = [table.__tablename__ for table in kind.models]
+
+        assert all(name.startswith(f"{kind.name}_") for name in tables)
+
+    @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.name)
+    def test_its_docstring_says_what_it_is_for(self, kind):
+        first = (sys.modules[kind.__module__].__doc__ or "").splitlines()[0]
+
+        assert first.startswith(f"{kind.name.capitalize()}: ")
+
+    def test_every_table_belongs_to_a_module_or_the_kernel(self):
+        owned = {table.__tablename__ for kind in MODULES for table in kind.models}
+        declared = {mapper.local_table.name for mapper in Table.registry.mappers}
+
+        assert {name for name in declared - owned if not name.startswith("kernel_")} == set()
+
+
+class TestRoutes:
+    async def test_the_matrix_of_routes_and_callers_is_as_documented(self):
+        table = await matrix()
+
+        assert page(table) == DESTINATION.read_text(), "run `just fix` and read the difference"
+        assert {f"{m} {p}" for (m, p), row in table.items() if row["no key"] != 401} == PUBLIC
+
+
+class TestStart:
+    @pytest.mark.parametrize(
+        ("changes", "text"),
+        [
+            ({"APP_WORKERS": "2"}, "APP_WORKERS above 1 needs DATABASE_URL"),
+            ({"APP_PORT": "http"}, "APP_PORT"),
+            ({"APP_PORT": "0"}, "APP_PORT"),
+            ({"APP_SECRET": "short"}, "APP_SECRET needs 32 characters"),
+            ({"DATABASE_URL": "mysql://x", "APP_SECRET": "x" * 32}, "DATABASE_URL must begin"),
+            ({"DATABASE_URL": "postgresql://x/y"}, "APP_SECRET is required"),
+            ({"EXTERNAL_ACME_KEY": "k"}, "EXTERNAL_ACME_KEY needs ACME_BASE_URL"),
+            ({"LLMD_ENDPOINT": "nonsense"}, "LLMD_ENDPOINT: 'nonsense' is not"),
+            ({"APP_BOOTSTRAP_KEY": "short"}, "APP_BOOTSTRAP_KEY"),
+            ({"AUTH_ANONYMOUS": "on", "APP_HOST": "0.0.0.0"}, "AUTH_ANONYMOUS"),
+        ],
+    )
+    def test_a_wrong_setting_is_named(self, tmp_path, changes, text):
+        with pytest.raises(SettingsError, match=text):
+            Insula(environment(tmp_path, **changes))
+
+    async def test_the_second_server_on_one_folder_is_refused(self, tmp_path):
+        data = prepare(tmp_path / "data")
+
+        async with open_house(data):
+            with pytest.raises(MountError, match="another Insula is running"):
+                async with open_house(data):
+                    pass
+
+    async def test_an_empty_folder_becomes_an_installation(self, tmp_path):
+        async with open_house(tmp_path / "new" / "data") as (_, client):
+            answer = await client.get("/v1/models", headers=AUTHORIZED)
+
+        assert answer.status_code == 200
+        assert [model["id"] for model in answer.json()["data"]] == ["dev/echo"]
+        assert (tmp_path / "new/data/secret").stat().st_mode & 0o777 == 0o600
+
+    async def test_an_old_schema_on_postgres_is_refused_with_the_command(
+        self, postgres_url, tmp_path
+    ):
+        secret = {"DATABASE_URL": postgres_url, "APP_SECRET": "x" * 40}
+
+        with pytest.raises(MountError, match="run `insula migrate` first"):
+            async with open_house(tmp_path, **secret):
+                pass
+
+
+class TestCommandLine:
+    def run(self, data: Path, *words: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        environ = {"PATH": "/usr/bin:/bin"} | environment(data, **changes)
+        return subprocess.run(
+            [sys.executable, "-m", "app", *words],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def test_a_wrong_setting_ends_with_one_line(self, tmp_path):
+        ended = self.run(tmp_path, APP_PORT="many")
+
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("insula: Expected `int`")
+        assert "$.APP_PORT" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+    def test_a_taken_port_ends_with_one_line(self, tmp_path):
+        import socket
+
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            ended = self.run(tmp_path, APP_PORT=str(taken.getsockname()[1]))
+
+        assert ended.returncode == 1
+        assert "set APP_HOST or APP_PORT" in ended.stderr
+
+    def test_models_are_added_listed_and_imported(self, tmp_path):
+        data = prepare(tmp_path / "data")
+        listed = tmp_path / "prices.yaml"
+        listed.write_text(
+            "version: '1'\ncurrency: EUR\nmodels:\n"
+            "  - {upstream: acme, model: big, input: '1', output: '2'}\n"
+        )
+
+        added = self.run(data, "models", "add", "fast", "--upstream", "openai", "--model", "gpt-4o")
+        brought = self.run(data, "models", "import", str(listed))
+        shown = self.run(data, "models", "list")
+
+        assert added.stdout == "fast is gpt-4o at openai\n"
+        assert brought.stdout == "1 models and prices imported\n"
+        assert "fast\topenai\tgpt-4o\tmanual" in shown.stdout.splitlines()
+        assert "big\tacme\tbig\tmanual" in shown.stdout.splitlines()
+
+    def test_a_price_file_that_is_none_is_refused(self, tmp_path):
+        ended = self.run(prepare(tmp_path / "data"), "models", "import", str(tmp_path / "no.yaml"))
+
+        assert ended.returncode == 1
+        assert "no.yaml" in ended.stderr
+
+    def test_check_says_that_the_installation_would_start(self, tmp_path):
+        ended = self.run(prepare(tmp_path / "data"), "check")
+
+        assert ended.stdout.splitlines()[-1] == "ready"
+        assert "database: ok" in ended.stdout
+
+    def test_migrate_moves_down_and_up(self, tmp_path):
+        data = prepare(tmp_path / "data")
+
+        down = self.run(data, "migrate", "--to", "base")
+        up = self.run(data, "migrate")
+
+        assert down.stdout == "database at revision base\n"
+        assert up.stdout == f"database at revision {head()}\n"
+
+    def test_a_rotated_secret_keeps_the_old_one(self, tmp_path):
+        data = prepare(tmp_path / "data")
+        self.run(data, "models", "list")
+        before = (data / "secret").read_text().split()
+
+        ended = self.run(data, "secret", "rotate")
+
+        after = (data / "secret").read_text().split()
+        assert ended.returncode == 0
+        assert after[1:] == before
+        assert after[0] != before[0]
+
+
+class TestDocuments:
+    def test_the_generated_parts_are_as_generated(self):
+        ended = subprocess.run(
+            [sys.executable, "scripts/documents.py"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        assert ended.returncode == 0, ended.stderr
+
+    def test_the_house_keeps_its_numbers(self):
+        sizes = {path: len(path.read_text().splitlines()) for path in (ROOT / "src").rglob("*.py")}
+
+        assert {path: size for path, size in sizes.items() if size > 400} == {}
+        assert len(list((ROOT / "src/app/kernel").glob("[a-z]*.py"))) <= 10
+
+
+class TestCors:
+    @pytest.mark.parametrize(
+        "origin", ["app://insula", "http://localhost:1420", "http://127.0.0.1:3001"]
+    )
+    async def test_lets_the_origins_of_the_contracts_in(self, tmp_path, origin):
+        async with open_house(prepare(tmp_path / "data")) as (_, client):
+            answer = await preflight(client, origin)
+
+        assert answer.headers["access-control-allow-origin"] == origin
+        assert answer.headers["access-control-allow-credentials"] == "true"
+
+    @pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost.evil.example:80"])
+    async def test_keeps_every_other_origin_out(self, tmp_path, origin):
+        async with open_house(prepare(tmp_path / "data")) as (_, client):
+            answer = await preflight(client, origin)
+
+        assert "access-control-allow-origin" not in answer.headers
+
+
+async def preflight(client: httpx.AsyncClient, origin: str) -> httpx.Response:
+    headers = {"origin": origin, "access-control-request-method": "POST"}
+    return await client.options("/v1/chat/completions", headers=headers)
