@@ -1,0 +1,1 @@
+"""The benchmark: Insula beside a bare pass-through, LiteLLM and the upstream itself."""

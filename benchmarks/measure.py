@@ -1,0 +1,173 @@
+"""Requests under load: every target in every round, in a shuffled order, side by side."""
+
+import contextlib
+import json
+import random
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.processes import BenchError, Server, machine_cpu_s
+from benchmarks.targets import (
+    CLIENT_KEY,
+    DIRECT,
+    FAST_MODEL,
+    PACED_MODEL,
+    PLAIN_MODEL,
+    TWIN,
+    Street,
+    body,
+    make_ready,
+)
+
+QUIET_STEP_S = 0.1
+QUIET_CPU_S = 0.004
+QUIET_LIMIT_S = 20.0
+LOAD_LIMIT_S = 60.0
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long and how often is measured."""
+
+    rounds: int
+    seconds: float
+    warm_s: float
+    quiet_s: float
+    starts: int
+    is_full: bool
+
+
+FULL = Effort(rounds=7, seconds=1.5, warm_s=0.3, quiet_s=0.8, starts=7, is_full=True)
+QUICK = Effort(rounds=3, seconds=0.5, warm_s=0.1, quiet_s=0.2, starts=2, is_full=False)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of load. `rate` makes it an open loop of so many requests a second.
+
+    Streams that are paced need no warming up, and a second less is a wave of them less.
+    """
+
+    name: str
+    title: str
+    body: str
+    connections: int
+    rate: float = 0
+    least_s: float = 0
+    is_quick: bool = True
+    is_warmed: bool = True
+
+    @property
+    def is_stream(self) -> bool:
+        return '"stream":true' in self.body
+
+
+PLAIN = body(PLAIN_MODEL)
+ONE: Final = Cell("plain-1", "Plain calls, one connection", PLAIN, 1)
+SIXTEEN: Final = Cell("plain-16", "Plain calls, 16 connections", PLAIN, 16)
+STEADY: Final = Cell(
+    "plain-20-a-second",
+    "Plain calls, 20 a second whatever the answer takes",
+    PLAIN,
+    16,
+    rate=20,
+    least_s=4,
+    is_quick=False,
+)
+FAST: Final = Cell(
+    "stream-8", "8 streams at once, no delay between events", body(FAST_MODEL, stream=True), 8
+)
+PACED: Final = Cell(
+    "paced-64",
+    "64 streams at once, an event every 10 ms",
+    body(PACED_MODEL, stream=True),
+    64,
+    least_s=0.9,
+    is_warmed=False,
+)
+CELLS: Final = (ONE, SIXTEEN, STEADY, FAST, PACED)
+
+
+class Range:
+    """The running targets and the load generator."""
+
+    def __init__(self, street: Street, effort: Effort, targets: Mapping[str, Server]) -> None:
+        self._street = street
+        self._effort = effort
+        self._targets = targets
+
+    def rounds(self, cells: tuple[Cell, ...]) -> Iterator[Sample]:
+        for number in range(self._effort.rounds):
+            for cell in cells:
+                for name in random.sample(list(self._targets), len(self._targets)):
+                    yield self._shoot(cell, name) | {"round": number}
+            print(f"round {number + 1} of {self._effort.rounds}", flush=True)
+
+    def _shoot(self, cell: Cell, name: str) -> Sample:
+        target, upstream = self._targets[name], self._street.upstream
+        others = [] if target is upstream else [upstream]
+        before, others_before = target.cpu_s(), sum(each.cpu_s() for each in others)
+        own_before, began = time.process_time(), time.monotonic()
+        machine_before, stolen_before = machine_cpu_s()
+        load = self._load(cell, target)
+        machine, stolen = machine_cpu_s()
+        took = time.monotonic() - began
+        at_end, others_after = target.cpu_s(), sum(each.cpu_s() for each in others)
+        own = time.process_time() - own_before + load["cpu_s"]
+        own += at_end - before + others_after - others_before
+        spent = self._settle(target) - before
+        return {
+            "cell": cell.name,
+            "target": name,
+            "cpu_ms": 1e3 * spent / max(1, load["sent"]),
+            "cpu_us_per_event": 1e6 * spent / load["events"] if load["events"] else None,
+            "foreign_cores": max(0.0, machine - machine_before - own) / took,
+            "stolen_cores": (stolen - stolen_before) / took,
+            "failed": load["http_errors"] + load["broken"] + load["no_done"],
+            **load,
+        }
+
+    def _load(self, cell: Cell, target: Server) -> Sample:
+        effort = self._effort
+        seconds = max(effort.seconds, cell.least_s)
+        warm_s = effort.warm_s if cell.is_warmed else 0
+        options = f"-p {target.port} -c {cell.connections} -r {cell.rate} -d {seconds} -w {warm_s}"
+        header = f"authorization: Bearer {CLIENT_KEY}"
+        command = (str(self._street.places.load), *options.split(), "-H", header, "-b", cell.body)
+        done = subprocess.run(command, capture_output=True, timeout=LOAD_LIMIT_S, check=True)
+        load: Sample = json.loads(done.stdout)
+        if not load["answered"]:
+            status = load["odd_status"]
+            raise BenchError(f"{target.name}: no answer in {cell.name} ({status})\n{target.tail()}")
+        return load
+
+    def _settle(self, target: Server) -> float:
+        """Wait until the target is idle, so that it pays itself for what it does afterwards."""
+        began, quiet_s, last = time.monotonic(), 0.0, target.cpu_s()
+        while quiet_s < self._effort.quiet_s and time.monotonic() - began < QUIET_LIMIT_S:
+            time.sleep(QUIET_STEP_S)
+            now = target.cpu_s()
+            quiet_s = quiet_s + QUIET_STEP_S if now - last < QUIET_CPU_S else 0.0
+            last = now
+        return last
+
+
+def measure(street: Street, effort: Effort) -> tuple[list[Sample], dict[str, float]]:
+    """All cells against all targets; and each target's memory when everything is over."""
+    servers = [street.reference(), street.reference(TWIN), street.insula(street.folder())]
+    if street.places.litellm_python:
+        servers.append(street.litellm())
+    cells = tuple(cell for cell in CELLS if cell.is_quick or effort.is_full)
+    with contextlib.ExitStack() as stack:
+        targets = {DIRECT: street.upstream}
+        for server in servers:
+            targets[server.name] = stack.enter_context(street.started(server))
+            make_ready(server)
+        samples = list(Range(street, effort, targets).rounds(cells))
+        memory = {server.name: server.pss_mib() for server in servers}
+    return samples, memory
