@@ -1,5 +1,7 @@
 """Real databases, caches and buckets. Each server starts when the first test asks for it."""
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,3 +95,12 @@ def s3_endpoint() -> Iterator[str]:
 def s3(s3_endpoint: str) -> "S3Options":
     """A fresh bucket."""
     return services.fresh_bucket(s3_endpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real model of 390 kB that has learnt two answers; see tests/fixtures/tiny_model.py."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    script = Path(__file__).parent / "fixtures" / "tiny_model.py"
+    subprocess.run([sys.executable, script, folder], check=True, timeout=120)
+    return folder

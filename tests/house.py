@@ -157,6 +157,11 @@ class RunningServer:
         assert self._process is not None
         self._process.wait(10)
 
+    def terminate(self) -> None:
+        """Ask it to end, and do not wait."""
+        assert self._process is not None
+        self._process.terminate()
+
     def stop(self) -> int:
         """End it as a deployment would, and return its exit code."""
         assert self._process is not None

@@ -1,4 +1,4 @@
-"""``kill -9`` while calls are in flight: whoever has a whole answer is on the bill once."""
+"""Ends of the server: killed, whoever has a whole answer is on the bill once; told, it drains."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ import pytest
 
 from tests.house import AUTHORIZED, running_server
 from tests.scripted_upstream import scripted_upstream
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 CALLERS = 100
@@ -75,3 +76,37 @@ class TestKill:
         assert len(callers.whole) >= WHOLE_BEFORE_KILL
         assert [call for call in callers.whole if found[call] != 1] == []
         assert set(found.values()) == {1}
+
+
+class TestTerminate:
+    async def test_a_stream_in_flight_comes_through_whole(self, tmp_path: Path):
+        async with scripted_upstream() as played:
+            variables = {"EXTERNAL_MOCK_KEY": "k", "MOCK_BASE_URL": played.base_url}
+            async with running_server(tmp_path / "data", **variables) as server:
+                asked = {"model": "slow", "messages": [], "stream": True}
+                async with (
+                    aiohttp.ClientSession(headers=AUTHORIZED) as session,
+                    session.post(f"{server.base_url}/v1/chat/completions", json=asked) as response,
+                ):
+                    first = await response.content.readany()
+                    server.terminate()
+                    await until(lambda: refuses(server.port))
+                    played.release.set()
+                    rest = await response.content.read()
+                code = await asyncio.to_thread(server.stop)
+                await server.start()
+
+                found = await rows(server.base_url)
+
+        assert (first + rest).endswith(b"data: [DONE]\n\n")
+        assert code == 0
+        assert found == {response.headers["x-call-id"]: 1}
+
+
+async def refuses(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False

@@ -9,13 +9,26 @@ import httpx
 import openai
 import pytest
 
-from tests.house import KEY, running_server
+from tests.house import AUTHORIZED, KEY, running_server
 from tests.node import installed
 from tests.scripted_upstream import scripted_upstream
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 USER = [{"role": "user", "content": "hello there"}]
+PING = [{"role": "user", "content": "ping"}]
+ADD = [{"role": "user", "content": "add_numbers 19 23"}]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add_numbers",
+        "description": "Returns the sum of two integers.",
+        "parameters": {
+            "type": "object",
+            "properties": {"b": {"type": "integer"}, "a": {"type": "integer"}},
+        },
+    },
+}
 
 
 @pytest.fixture
@@ -52,6 +65,43 @@ class TestFreshInstallation:
         assert missing.value.code == "model_not_found"
         assert missing.value.request_id
         assert refused.value.code == "invalid_api_key"
+
+
+class TestLocalModel:
+    async def test_chats_streams_calls_a_tool_and_embeds_on_a_real_engine(
+        self, tmp_path: Path, tiny_model: Path
+    ):
+        async with (
+            running_server(tmp_path / "data", MLX_MODEL=str(tiny_model)) as server,
+            openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key=KEY) as client,
+        ):
+            models = [model.id async for model in client.models.list()]
+            whole = await client.chat.completions.create(model="mlx/tiny", messages=PING)
+            stream = await client.chat.completions.create(
+                model="mlx/tiny",
+                messages=PING,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+            chunks = [chunk async for chunk in stream]
+            called = await client.chat.completions.create(
+                model="mlx/tiny", messages=ADD, tools=[TOOL]
+            )
+            vectors = await client.embeddings.create(model="mlx/tiny", input=["ping", "ping", "x"])
+            async with httpx.AsyncClient(base_url=server.base_url, headers=AUTHORIZED) as http:
+                rows = (await http.get("/api/v1/usage")).json()["items"]
+
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        (call,) = called.choices[0].message.tool_calls
+        assert models == ["mlx/tiny"]
+        assert whole.choices[0].message.content == text == "pong zebra"
+        assert chunks[-1].usage == whole.usage
+        assert called.choices[0].finish_reason == "tool_calls"
+        assert call.function.name == "add_numbers"
+        assert json.loads(call.function.arguments) == {"a": 19, "b": 23}
+        assert vectors.data[0].embedding == vectors.data[1].embedding != vectors.data[2].embedding
+        assert [row["outcome"] for row in rows] == ["completed"] * 4
+        assert all(row["input_tokens"] > 0 and row["cost_nanos"] == 0 for row in rows)
 
 
 class TestHangUp:
