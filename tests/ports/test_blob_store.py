@@ -3,23 +3,19 @@
 import asyncio
 import hashlib
 import os
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import resource
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
-from typing import ClassVar
+from urllib.request import Request, urlopen
 
-import boto3
 import pytest
 
-from app.adapters.blobs import open_blobs
-from app.adapters.blobs.local import KEYS_A_BATCH, STALE_AFTER_S, LocalBlobStore
+from app.adapters.blobs.local import KEYS_A_BATCH, LocalBlobStore
 from app.adapters.blobs.s3 import PART_BYTES, S3BlobStore, S3Options
 from app.kernel.errors import Invalid, NotFound, Unavailable
 from app.kernel.ports import BlobInfo
-from app.kernel.settings import Secret
-from app.settings import HouseSettings
+from tests.fakes.failing_bucket import failing_bucket
 
 TEXT = b"0123456789"
 LARGE = os.urandom(1_000_003) * 17
@@ -211,11 +207,17 @@ class TestPut:
             ("DELETE", "/bucket/blob?uploadId=the-upload"),
         ]
 
-    async def test_says_when_the_disk_takes_nothing(self, local, tmp_path):
-        (tmp_path / "blobs" / "incoming~").rmdir()
+    @pytest.mark.parametrize(("size", "space"), [(len(LARGE), 5), (1_400_000, 1_399_950)])
+    async def test_says_when_the_disk_takes_nothing_more(self, store, tmp_path, size, space):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (space, before[1]))
+        try:
+            with pytest.raises(Unavailable):
+                await store.put("blob", sent(LARGE[:size]))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-        with pytest.raises(Unavailable):
-            await local.put("blob", sent(TEXT))
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 class TestGet:
@@ -373,96 +375,7 @@ class TestPing:
         await store.close()
 
 
-class TestLocalBlobStore:
-    async def test_sweeps_away_what_an_old_crash_left(self, tmp_path):
-        LocalBlobStore(tmp_path)
-        old, young = (tmp_path / "incoming~" / name for name in ("old", "young"))
-        young.write_bytes(b"still being sent")
-        old.write_bytes(b"half a blob")
-        past = old.stat().st_mtime - STALE_AFTER_S - 60
-        os.utime(old, (past, past))
-
-        LocalBlobStore(tmp_path)
-
-        assert not old.exists()
-        assert young.exists()
-
-    async def test_keeps_inside_its_folder(self, local, tmp_path):
-        await local.put("owner/blob", sent(TEXT))
-
-        (file,) = [path for path in tmp_path.rglob("*") if path.is_file()]
-        assert file.relative_to(tmp_path).match("blobs/owner/*~/blob")
-
-
-class TestOpenBlobs:
-    def test_keeps_to_the_data_folder_without_a_bucket(self, tmp_path):
-        store = open_blobs(HouseSettings(data=str(tmp_path)))
-
-        assert isinstance(store, LocalBlobStore)
-
-    async def test_goes_to_the_bucket_with_one(self, s3):
-        settings = HouseSettings(
-            s3_bucket=s3.bucket,
-            s3_endpoint=s3.endpoint,
-            s3_access_key=Secret(s3.access_key),
-            s3_secret_key=Secret(s3.secret_key),
-        )
-
-        store = open_blobs(settings)
-
-        await store.ping()
-        await store.close()
-
-
 def put_plainly(options: S3Options, key: str, body: bytes) -> None:
-    client = boto3.session.Session().client(
-        "s3",
-        region_name=options.region,
-        endpoint_url=options.endpoint,
-        aws_access_key_id=options.access_key,
-        aws_secret_access_key=options.secret_key,
-    )
-    client.put_object(Bucket=options.bucket, Key=key, Body=body)
-    client.close()
-
-
-class FailingBucket(BaseHTTPRequestHandler):
-    """Begins an upload, takes its first part, and refuses the second."""
-
-    protocol_version = "HTTP/1.1"
-    seen: ClassVar[list[tuple[str, str]]]
-    options: ClassVar[S3Options]
-
-    def do_POST(self) -> None:
-        self.answer(200, b"<r><UploadId>the-upload</UploadId></r>")
-
-    def do_PUT(self) -> None:
-        self.answer(200 if self.path.endswith("partNumber=1") else 403)
-
-    def do_DELETE(self) -> None:
-        self.answer(204)
-
-    def answer(self, status: int, body: bytes = b"") -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.seen.append((self.command, self.path))
-        self.send_response(status)
-        self.send_header("ETag", '"tag"')
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing on the terminal."""
-
-
-@contextmanager
-def failing_bucket() -> Iterator[type[FailingBucket]]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), FailingBucket) as server:
-        FailingBucket.seen = []
-        endpoint = f"http://127.0.0.1:{server.server_port}"
-        FailingBucket.options = S3Options("bucket", endpoint, access_key="a", secret_key="b")
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield FailingBucket
-        server.shutdown()
-        thread.join()
+    address = f"{options.endpoint}/{options.bucket}/{key}"
+    headers = {"Content-Type": "application/octet-stream"}
+    urlopen(Request(address, body, headers, method="PUT")).close()

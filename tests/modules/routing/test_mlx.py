@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,7 +31,6 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
-BUILD = Path(__file__).parents[2] / "fixtures" / "tiny_model.py"
 PARENT = """
 import asyncio, sys
 from app.modules.routing.adapters.mlx import MlxChild, MlxOptions
@@ -71,10 +69,8 @@ HTTP = HttpOptions(
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / MODEL
-    subprocess.run([sys.executable, BUILD, folder], check=True, timeout=WITHIN_S)
-    return folder
+def model(tiny_model: Path) -> Path:
+    return tiny_model
 
 
 @asynccontextmanager
@@ -140,11 +136,14 @@ async def says_ping(child: MlxChild) -> str | None:
 class TestProgram:
     async def test_loads_neither_the_framework_nor_the_database(self):
         ask = f"import sys, {CHILD}; print({{name.split('.')[0] for name in sys.modules}})"
-        loaded = subprocess.run([sys.executable, "-c", ask], capture_output=True, check=True)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", ask), stdout=asyncio.subprocess.PIPE
+        )
+        loaded, _ = await process.communicate()
 
-        assert b"mlx_lm" in loaded.stdout
-        assert b"litestar" not in loaded.stdout
-        assert b"sqlalchemy" not in loaded.stdout
+        assert b"'mlx_lm'" in loaded
+        assert b"'litestar'" not in loaded
+        assert b"'sqlalchemy'" not in loaded
 
 
 class TestModels:
@@ -417,6 +416,23 @@ class TestDisconnect:
 
         assert await says_ping(narrow) == "pong zebra"
 
+    async def test_while_waiting_makes_room_for_the_next(self, narrow):
+        async with client(narrow) as ai:
+            stream = await ai.completions.create(**ENDLESS, stream=True)
+            await anext(aiter(stream))
+            for _ in range(3):
+                asking = asyncio.create_task(ai.completions.create(**ENDLESS))
+                await until(lambda: is_waiting(narrow))
+                asking.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asking
+                await until(lambda: has_nobody_waiting(narrow))
+            await stream.close()
+
+
+async def has_nobody_waiting(child: MlxChild) -> bool:
+    return (await health(child))["waiting"] == 0
+
 
 async def is_active(child: MlxChild) -> bool:
     return (await health(child))["active"] == 1
@@ -451,6 +467,12 @@ class TestSupervision:
         child = MlxChild(MlxOptions(model=str(tmp_path)))
 
         with pytest.raises(MlxDown, match=r"config\.json"):
+            await child.start()
+
+    async def test_does_not_take_a_folder_that_is_missing_for_a_repository(self, tmp_path):
+        child = MlxChild(MlxOptions(model=str(tmp_path / "missing")))
+
+        with pytest.raises(MlxDown, match="no such folder"):
             await child.start()
 
     async def test_gives_up_a_start_that_takes_too_long(self, model):

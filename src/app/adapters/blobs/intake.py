@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import ParamSpec, Protocol, TypeVar
 
 from app.kernel.errors import Invalid, NotFound, Unavailable
@@ -14,6 +15,7 @@ FLUSH_BYTES = 262_144
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound="Sink")
 
 # Lower case only: a disk may not tell "A" from "a". No segment is, or begins or ends with, a dot.
 _KEY = re.compile(r"[a-z0-9_-]+(?:[./][a-z0-9_-]+)*")
@@ -41,6 +43,8 @@ class Sink(Protocol):
     """A file that is open for writing."""
 
     def write(self, data: bytearray, /) -> object: ...
+
+    def close(self) -> None: ...
 
 
 def check(key: str) -> str:
@@ -72,6 +76,16 @@ async def receive(chunks: AsyncIterator[bytes], file: Sink) -> BlobInfo:
             await on_disk(flush)
     await on_disk(flush)
     return BlobInfo(size, digest.hexdigest())
+
+
+@contextmanager
+def closing(file: F) -> Iterator[F]:
+    """Close ``file`` in the end. What a full disk refused is then tried again, in vain."""
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
 
 
 async def on_disk(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from app.adapters.blobs.intake import BlobMissing, check, folder_of, on_disk, receive
+from app.adapters.blobs.intake import BlobMissing, check, closing, folder_of, on_disk, receive
 from app.kernel.ports import BlobInfo
 
 CHUNK_BYTES = 262_144
@@ -36,12 +36,11 @@ class LocalBlobStore:
     async def put(self, key: str, chunks: AsyncIterator[bytes]) -> BlobInfo:
         path = self._path(key)
         fresh = self._incoming / secrets.token_hex(16)
-        file = await on_disk(fresh.open, "xb")
         try:
-            info = await receive(chunks, file)
-            await on_disk(_keep, file, bytes.fromhex(info.sha256), path)
+            with closing(await on_disk(fresh.open, "xb")) as file:
+                info = await receive(chunks, file)
+                await on_disk(_keep, file, bytes.fromhex(info.sha256), path)
         finally:
-            file.close()
             fresh.unlink(missing_ok=True)
         return info
 

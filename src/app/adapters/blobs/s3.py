@@ -14,7 +14,7 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from app.adapters.blobs.intake import BlobMissing, BlobsDown, check, folder_of, receive
+from app.adapters.blobs.intake import BlobMissing, BlobsDown, check, closing, folder_of, receive
 from app.kernel.ports import BlobInfo
 
 CHUNK_BYTES = 262_144
@@ -53,7 +53,7 @@ class S3BlobStore:
 
     async def put(self, key: str, chunks: AsyncIterator[bytes]) -> BlobInfo:
         check(key)
-        with SpooledTemporaryFile(SPOOL_BYTES) as file:
+        with closing(SpooledTemporaryFile(SPOOL_BYTES)) as file:
             info = await receive(chunks, file)
             await self._call(self._upload, key, file, info)
         return info

@@ -141,7 +141,15 @@ async def _stream(
 ) -> web.StreamResponse:
     headers = {"content-type": "text/event-stream", "cache-control": "no-cache"}
     response = web.StreamResponse(headers=headers)
-    await response.prepare(request)
+    with contextlib.suppress(ConnectionError):  # a reader that has gone is owed nothing
+        await response.prepare(request)
+        await _tell(response, job, event, frames)
+    return response
+
+
+async def _tell(
+    response: web.StreamResponse, job: ReplyJob, event: Delta | Ended, frames: Frames
+) -> None:
     await _send(response, *frames.opening())
     try:
         while isinstance(event, Delta):
@@ -152,7 +160,6 @@ async def _stream(
     else:
         await _send(response, *frames.closing(event))
         await response.write(b"data: [DONE]\n\n")
-    return response
 
 
 async def _send(response: web.StreamResponse, *chunks: Json) -> None:
@@ -171,7 +178,7 @@ async def _envelope(request: web.Request, handler: Handler) -> web.StreamRespons
     except web.HTTPException as error:
         return _refused(Refusal(error.reason, status=error.status))
     except ConnectionError:
-        raise
+        return _refused(Refusal("The request broke off."))
     except Exception as error:  # noqa: BLE001 - aiohttp would log what it says, and that may be a prompt
         report(error)
         return _refused(EngineFailed())
@@ -245,20 +252,21 @@ async def _run(arguments: argparse.Namespace, announce: Callable[[Json], None]) 
         EngineOptions(arguments.model, arguments.cache_bytes, arguments.parallel, arguments.queue)
     )
     ready = engine.start()
-    ended = asyncio.create_task(ending.wait())
-    either: list[asyncio.Future[Any]] = [ready, ended]
-    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    code = 0
-    if ready.done() and (problem := ready.exception()):
-        announce({"error": str(problem)})
-        code = 1
-    elif ready.done():
-        await _serve(Server(engine, _name(arguments.model)), arguments.port, announce, ending)
-    ended.cancel()
-    if not engine.stop(STOP_S):
-        # The thread is inside MLX and cannot be ended; leaving in the usual way would wait for it.
-        os._exit(1)
-    return code
+    try:
+        ended = asyncio.create_task(ending.wait())
+        either: list[asyncio.Future[Any]] = [ready, ended]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if ready.done() and (problem := ready.exception()):
+            announce({"error": str(problem)})
+            return 1
+        if ready.done():
+            await _serve(Server(engine, _name(arguments.model)), arguments.port, announce, ending)
+    finally:
+        if not engine.stop(STOP_S):
+            # The thread is inside MLX and cannot be ended; the usual way out would wait for it.
+            os._exit(1)
+    return 0
 
 
 def _name(model: str) -> str:

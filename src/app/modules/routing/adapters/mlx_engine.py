@@ -6,10 +6,8 @@ is aborted.
 """
 
 import asyncio
-import queue
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -19,8 +17,8 @@ import msgspec
 from app.modules.routing.adapters.mlx_jobs import (
     EmbedJob,
     EngineFailed,
+    Inbox,
     Job,
-    QueueFull,
     Refusal,
     ReplyJob,
     Vectors,
@@ -143,8 +141,7 @@ class Engine:
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
-        self._inbox: queue.Queue[Job[Any] | None] = queue.Queue(options.queue_limit)
-        self._is_stopping = False
+        self._inbox = Inbox(options.queue_limit)
         self._step_began_at: float | None = None
         self.active = 0
 
@@ -174,14 +171,11 @@ class Engine:
 
     def submit(self, job: Job[Any]) -> None:
         """Queue ``job``, or raise ``QueueFull``."""
-        try:
-            self._inbox.put_nowait(job)
-        except queue.Full:
-            raise QueueFull from None
+        self._inbox.put(job)
 
     @property
     def waiting(self) -> int:
-        return self._inbox.qsize()
+        return len(self._inbox)
 
     @property
     def stuck_for_s(self) -> float:
@@ -191,9 +185,7 @@ class Engine:
 
     def stop(self, within_s: float) -> bool:
         """End the thread; return whether it did so in time."""
-        self._is_stopping = True
-        with suppress(queue.Full):  # while it is full the thread does not wait for it
-            self._inbox.put_nowait(None)
+        self._inbox.close()
         self._thread.join(within_s)
         return not self._thread.is_alive()
 
@@ -204,7 +196,7 @@ class Engine:
             settle(f"{type(error).__name__}: {error}")
             return
         settle("")
-        while not self._is_stopping:
+        while not self._inbox.is_closed:
             self._admit(work)
             self._step_began_at = monotonic()
             work.step()
@@ -216,10 +208,7 @@ class Engine:
             is_idle = work.size == 0
             if is_idle:
                 self._step_began_at = None
-            try:
-                job = self._inbox.get(block=is_idle)
-            except queue.Empty:
-                return
+            job = self._inbox.get(waits=is_idle)
             if job is None:
                 return
             self._step_began_at = monotonic()

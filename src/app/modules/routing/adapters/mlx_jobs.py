@@ -2,7 +2,9 @@
 
 import asyncio
 import sys
+import threading
 import traceback
+from collections import deque
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -128,6 +130,40 @@ class EmbedJob(Job[Vectors]):
     def __init__(self, inputs: list[str] | list[list[int]]) -> None:
         super().__init__()
         self.inputs = inputs
+
+
+class Inbox:
+    """Jobs on their way to the thread, up to a limit. Who has given up waiting takes no place."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._jobs: deque[Job[Any]] = deque()
+        self._news = threading.Condition()
+        self.is_closed = False
+
+    def __len__(self) -> int:
+        return sum(not job.is_cancelled for job in tuple(self._jobs))
+
+    def put(self, job: Job[Any]) -> None:
+        """Queue ``job``, or raise ``QueueFull``."""
+        with self._news:
+            if len(self) >= self._limit:
+                raise QueueFull
+            self._jobs = deque(known for known in self._jobs if not known.is_cancelled)
+            self._jobs.append(job)
+            self._news.notify()
+
+    def get(self, *, waits: bool) -> Job[Any] | None:
+        """Return the next job; None when there is none, or when the box is closed."""
+        with self._news:
+            while waits and not self._jobs and not self.is_closed:
+                self._news.wait()
+            return self._jobs.popleft() if self._jobs and not self.is_closed else None
+
+    def close(self) -> None:
+        with self._news:
+            self.is_closed = True
+            self._news.notify()
 
 
 def report(error: Exception) -> None:

@@ -29,7 +29,10 @@ SMALL: Final = 1e-12
 
 
 class Defaults(msgspec.Struct, frozen=True):
-    """What the makers of a model recommend, in its ``generation_config.json``."""
+    """What the makers of a model recommend, in its ``generation_config.json``.
+
+    A file that does not say whether to sample is written for servers, which do.
+    """
 
     do_sample: bool = True
     temperature: float | None = None
@@ -48,6 +51,8 @@ class Model:
         path = Path(name)
         if is_local := path.exists():
             constants.HF_HUB_OFFLINE = True
+        elif path.is_absolute():
+            raise FileNotFoundError(f"no such folder: {name}")
         loaded: Any = mlx_lm.load(name, return_config=True)
         self._model, self._tokenizer, config = loaded
         path = path if is_local else _utils.hf_repo_to_path(name)
