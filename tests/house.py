@@ -1,6 +1,7 @@
 """The whole house for a test: in this process, or as the server that users start."""
 
 import asyncio
+import atexit
 import os
 import shutil
 import socket
@@ -44,6 +45,7 @@ def environment(data: Path, **changes: str) -> dict[str, str]:
 def _template() -> Path:
     """A migrated, empty database, made once."""
     folder = Path(tempfile.mkdtemp(prefix="insula-template-"))
+    atexit.register(shutil.rmtree, folder)
 
     async def make() -> None:
         database = Database(f"sqlite+aiosqlite:///{folder / 'insula.db'}", JobBook())

@@ -265,3 +265,28 @@ class TestCors:
 async def preflight(client: httpx.AsyncClient, origin: str) -> httpx.Response:
     headers = {"origin": origin, "access-control-request-method": "POST"}
     return await client.options("/v1/chat/completions", headers=headers)
+
+
+class TestUnreachable:
+    def test_a_database_that_is_not_there_is_one_line(self, tmp_path):
+        variables = {
+            "DATABASE_URL": "postgresql://nobody:hunter2@127.0.0.1:9/none",
+            "APP_SECRET": "x" * 40,
+        }
+
+        for command in ("migrate", "check"):
+            ended = TestCommandLine().run(tmp_path, command, **variables)
+
+            assert ended.returncode == 1
+            assert "no connection to the database" in ended.stderr
+            assert "Traceback" not in ended.stderr
+            assert "hunter2" not in ended.stderr
+
+    def test_a_data_folder_that_cannot_be_made_is_one_line(self, tmp_path):
+        (tmp_path / "file").write_text("")
+
+        ended = TestCommandLine().run(tmp_path / "file" / "data", "check")
+
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("insula: ")
+        assert "Traceback" not in ended.stderr

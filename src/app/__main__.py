@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from app.commands import run
 
             run(words)
-    except SettingsError as error:
+    except (SettingsError, OSError) as error:
         sys.exit(f"insula: {error}")
 
 

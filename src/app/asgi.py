@@ -65,6 +65,7 @@ class Insula:
         settings.refuse_wrong_combinations()
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.settings = settings
+        self._flush_log: Callable[[], None] = lambda: None
         self.jobs = JobBook()
         self.db = Database(settings.sqlalchemy_url, self.jobs)
         self.cache = open_cache(settings.redis_url)
@@ -78,9 +79,11 @@ class Insula:
             is_single_process=settings.workers == 1 and settings.is_embedded,
         )
         keys = open_keyring(settings.secret, settings.data_dir)
-        self.kit = Kit(self.db, self.cache, open_blobs(settings), keys, house)
+        self.blobs = open_blobs(settings)
+        self.kit = Kit(self.db, self.cache, self.blobs, keys, house)
         self.block = Block(MODULES, environ, self.kit, self.jobs)
         self.block.checks |= {
+            "blobs": self.blobs.ping,
             "database": self.db.ping,
             "redis": self.cache.ping,
             "surrealdb": self.surreal.ping,
@@ -91,12 +94,13 @@ class Insula:
         """Check the schema, open the modules, run the jobs; undo it all in reverse."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.surreal.close)
+            stack.push_async_callback(self.blobs.close)
             stack.push_async_callback(self.cache.close)
             stack.push_async_callback(self.db.close)
             await schema.ensure(self.db.writer, may_migrate=self.settings.is_embedded)
             await stack.enter_async_context(self.block.opened())
             runner = JobRunner(self.db, self.jobs)
-            stack.push_async_callback(runner.close)
+            stack.push_async_callback(runner.close, drain_s=self.settings.drain_s)
             await runner.open()
             yield
 
@@ -116,6 +120,7 @@ class Insula:
                 sys.stdout.write("".join(notice + "\n" for notice in self.kit.notices))
                 sys.stdout.flush()
                 yield
+            self._flush_log()
 
         return mount(
             self.block,
@@ -132,6 +137,7 @@ class Insula:
     def door(self, hooks: Hooks = Hooks()) -> Door:  # noqa: B008 - it is frozen
         """The application behind its door: the ASGI callable that a server runs."""
         lines = log.configure(self.settings.log_level)
+        self._flush_log = lines.flush
         wants_access_log = self.settings.log_level in {"debug", "info"}
         return Door(
             self.application(hooks),
@@ -145,7 +151,7 @@ def create_app() -> Door:
     """What the server runs. What stops the start is told in one line, not by a traceback."""
     try:
         return Insula().door(Hooks(on_ready=_tune_collector, on_failure=_give_up))
-    except (SettingsError, MountError) as error:
+    except (SettingsError, MountError, OSError) as error:
         _give_up(error)
         raise
 

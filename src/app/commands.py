@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,12 @@ from app.kernel.errors import AppError
 from app.kernel.keys import rotate
 from app.kernel.module import Command, MountError
 from app.kernel.settings import Settings, SettingsError, Variable, load, variables
-from app.settings import ENVIRON, HouseSettings
+from app.settings import ENVIRON, OWNER_ONLY, HouseSettings
 
 
 def run(words: Sequence[str]) -> None:
     """Run one command and exit with its status."""
+    os.umask(OWNER_ONLY)
     house = None if words[0] in {"settings", "secret"} else Insula()
     module_commands = [c for m in house.block.modules for c in m.commands()] if house else []
     options = _parser(module_commands).parse_args(words)

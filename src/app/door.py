@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from litestar.enums import ScopeType
+from litestar.status_codes import HTTP_200_OK
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import Histogram
 
@@ -107,13 +108,8 @@ class Door:
     def _record(self, visit: "Visit", scope: Scope) -> None:
         elapsed_s = time.perf_counter() - visit.started
         route = scope.get("path_template") or "unmatched"
-        key = (visit.method, route, visit.status)
-        child = self._children.get(key)
-        if child is None:
-            child = SECONDS.labels(visit.method, route, str(visit.status))
-            if len(self._children) < MAX_CHILDREN:
-                self._children[key] = child
-        child.observe(elapsed_s)
+        if route not in self._hot or visit.status != HTTP_200_OK:
+            self._observe((visit.method, route, visit.status), elapsed_s)
         if self._lines is None:
             return
         line = AccessLine(
@@ -127,6 +123,15 @@ class Door:
             ms=round(elapsed_s * 1000, 3),
         )
         self._lines.write(self._encode(line))
+
+    def _observe(self, key: tuple[str, str, int], elapsed_s: float) -> None:
+        """Time a request. Good ones on the hot paths are timed by their module, and only there."""
+        child = self._children.get(key)
+        if child is None:
+            child = SECONDS.labels(key[0], key[1], str(key[2]))
+            if len(self._children) < MAX_CHILDREN:
+                self._children[key] = child
+        child.observe(elapsed_s)
 
 
 class Visit:

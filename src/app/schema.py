@@ -1,12 +1,15 @@
 """The schema of the database: where it stands, and bringing it to where this version needs it."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.kernel import log
 from app.kernel.module import MountError
 
 MIGRATIONS: Final = Path(__file__).parents[2] / "migrations"
@@ -23,7 +26,7 @@ def head() -> str:
 
 async def current(engine: AsyncEngine) -> str | None:
     """The revision the database is at; ``None`` for an empty one."""
-    async with engine.connect() as connection:
+    async with _connected(engine) as connection:
         if not await connection.run_sync(lambda sync: inspect(sync).has_table("alembic_version")):
             return None
         rows = await connection.execute(text("select version_num from alembic_version"))
@@ -78,12 +81,26 @@ async def _run(engine: AsyncEngine, verb: Callable[[Any, Any], None]) -> None:
         config.attributes["connection"] = sync
         verb(command, config)
 
-    async with engine.connect() as connection:
+    async with _connected(engine) as connection:
         await _take_turns(connection, "lock")
         try:
             await connection.run_sync(run)
         finally:
             await _take_turns(connection, "unlock")
+
+
+@asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Connect, or say in one line why not."""
+    try:
+        connection = await engine.connect()
+    except (OSError, SQLAlchemyError, TimeoutError) as error:
+        reason = str(getattr(error, "orig", None) or error) or type(error).__name__
+        raise MountError(f"no connection to the database: {log.mask(reason)}") from None
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def _take_turns(connection: Any, verb: str) -> None:

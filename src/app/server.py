@@ -1,5 +1,6 @@
 """The HTTP server. This file is all that the parent process loads, so that it stays small."""
 
+import os
 import shutil
 import socket
 import sys
@@ -10,7 +11,7 @@ from granian.log import LogLevels
 from granian.server import Server
 
 from app.kernel.settings import SettingsError
-from app.settings import ENVIRON, HouseSettings, export
+from app.settings import ENVIRON, OWNER_ONLY, HouseSettings, export
 
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -28,6 +29,7 @@ LOGGING = {
 def serve(settings: HouseSettings, version: str) -> None:
     """Listen until SIGTERM or SIGINT, then let requests in flight finish."""
     settings.refuse_wrong_combinations()
+    os.umask(OWNER_ONLY)
     _refuse_taken_port(settings)
     if settings.workers > 1:
         _share_metrics(settings)

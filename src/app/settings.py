@@ -3,6 +3,8 @@
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -11,8 +13,9 @@ from msgspec import Meta
 
 from app.kernel.settings import Csv, Secret, Settings, SettingsError
 
+# Whatever is written belongs to whoever runs the server, and to nobody else.
+OWNER_ONLY: Final = 0o077
 ENVIRON: Final[Mapping[str, str]] = os.environ
-LOOPBACK = ("127.", "localhost", "::1")
 
 Text = Annotated[str, Meta(min_length=1)]
 
@@ -92,7 +95,9 @@ class HouseSettings(Settings, frozen=True):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        return self.host.startswith(LOOPBACK)
+        with suppress(ValueError):
+            return ip_address(self.host).is_loopback
+        return self.host == "localhost"
 
     @property
     def is_embedded(self) -> bool:
@@ -110,7 +115,8 @@ class HouseSettings(Settings, frozen=True):
         scheme, found, rest = self.database_url.partition("://")
         if not found or scheme.split("+")[0] not in {"postgresql", "postgres"}:
             raise SettingsError("DATABASE_URL must begin with postgresql://")
-        return f"postgresql+asyncpg://{rest}"
+        # asyncpg's word for what every other client calls sslmode.
+        return f"postgresql+asyncpg://{rest.replace('sslmode=', 'ssl=')}"
 
     def refuse_wrong_combinations(self) -> None:
         """Stop the start where processes would silently disagree with each other."""

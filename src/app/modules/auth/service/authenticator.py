@@ -64,8 +64,10 @@ class TokenAuthenticator:
             await asyncio.Event().wait()
         with self._memory.watching(principal) as revoked:
             while await self._is_valid(principal):
+                # Not wait_for: up to Python 3.11 it can lose a cancellation.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(revoked.wait(), MAX_AGE_S)
+                    async with asyncio.timeout(MAX_AGE_S):
+                        await revoked.wait()
                 revoked.clear()
 
     def _stranger(self, token: bytes) -> Principal:

@@ -80,8 +80,8 @@ class Recollection:
         while True:
             try:
                 await self._follow_once()
-            except Unavailable:
-                _log.warning("auth.news-missed")
+            except Unavailable as error:
+                _log.warning("auth.news-missed", reason=str(error.__cause__ or error))
             except Exception as error:  # noqa: BLE001 - whatever ended the listening, it begins again
                 _log.exception("auth.listening-failed", error)
             await asyncio.sleep(RETRY_EVERY_S)

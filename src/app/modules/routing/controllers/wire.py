@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from litestar.exceptions import MethodNotAllowedException
 from litestar.types import Receive, Scope, Send
-from prometheus_client import Counter, Histogram
 
 from app.kernel import log, problems
 from app.kernel.db import uuid7
 from app.kernel.errors import AppError, BadUpstream, Invalid
 from app.modules.auth.api import Authenticator, Principal, bearer_token
 from app.modules.billing.api import Meter, Outcome, Usage
+from app.modules.routing.controllers.tally import Tally
 from app.modules.routing.domain import (
     AnswerPart,
     StreamTail,
@@ -37,17 +37,6 @@ JSON_TYPE: Final = b"application/json"
 STREAM_HEADERS: Final = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 CLIENT_GONE = 499
 WATCH_AFTER_S = 0.02
-MAX_CHILDREN = 10_000
-
-TOKENS = Counter("insula_model_tokens", "Tokens of model calls.", ("model", "direction"))
-SECONDS = Histogram(
-    "insula_model_call_seconds", "Duration of model calls.", ("model", "upstream", "outcome")
-)
-UNPRICED = Counter(
-    "insula_model_calls_unpriced", "Calls that cost something unknown.", ("model", "upstream")
-)
-
-_log = log.get("routing")
 
 
 class UpstreamRefusedUs(BadUpstream):
@@ -75,8 +64,7 @@ class Wire:
         self._authenticator = authenticator
         self._registry = registry
         self._meter = meter
-        self._children: dict[tuple[str, str, str], tuple[Any, ...]] = {}
-        self._alarmed: set[tuple[str, str]] = set()
+        self._tally = Tally()
 
     def handler(self, surface: Surface) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
         """Make the ASGI handler of one surface."""
@@ -118,30 +106,7 @@ class Wire:
     def keep(self, usage: Usage) -> None:
         """Write the usage row and count it."""
         self._meter.record(usage)
-        key = (usage.model, usage.upstream, usage.outcome)
-        children = self._children.get(key)
-        if children is None:
-            children = (
-                SECONDS.labels(*key),
-                TOKENS.labels(usage.model, "input"),
-                TOKENS.labels(usage.model, "output"),
-                UNPRICED.labels(usage.model, usage.upstream),
-            )
-            if len(self._children) < MAX_CHILDREN:
-                self._children[key] = children
-        seconds, tokens_in, tokens_out, unpriced = children
-        seconds.observe(usage.duration_ms / 1000)
-        tokens_in.inc(usage.input_tokens or 0)
-        tokens_out.inc(usage.output_tokens or 0)
-        if usage.cost_nanos is None and usage.input_tokens is not None:
-            unpriced.inc()
-            self._alarm(usage.model, usage.upstream)
-
-    def _alarm(self, model: str, upstream: str) -> None:
-        """Say once a model that its calls have no price."""
-        if (model, upstream) not in self._alarmed:
-            self._alarmed.add((model, upstream))
-            _log.warning("routing.price-missing", model=model, upstream=upstream)
+        self._tally.count(usage)
 
 
 class Call:
