@@ -230,6 +230,19 @@ class TestFailingUpstreams:
         (row,) = await usages(client)
         assert row["outcome"] == "failed"
 
+    async def test_a_bug_of_ours_is_a_failed_call_too(self, client, monkeypatch):
+        upstream = next(m for m in client.house.block.modules if m.name == "routing").registry
+
+        async def broken(*_) -> None:
+            raise RuntimeError("a bug")
+
+        await client.get("/v1/models")
+        monkeypatch.setattr(upstream.find("good").upstream, "post", broken)
+        answer = await client.post("/v1/chat/completions", json=body())
+
+        (row,) = await usages(client)
+        assert (answer.status_code, row["outcome"], row["status"]) == (500, "failed", 500)
+
     async def test_the_next_call_is_not_harmed(self, client):
         for model in ("dies-plain", "garbage", "error-500"):
             await client.post("/v1/chat/completions", json=body(model))

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from litestar.exceptions import MethodNotAllowedException
+from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 from litestar.types import Receive, Scope, Send
 
 from app.kernel import log, problems
@@ -158,8 +159,10 @@ class Call:
             else:
                 await self._pass_on(found, send)
         except AppError as error:
-            if not self.is_settled:
-                self.settle("failed", problems.of(error).status)
+            self.settle("failed", problems.of(error).status)
+            raise
+        except Exception:
+            self.settle("failed", HTTP_500_INTERNAL_SERVER_ERROR)
             raise
 
     async def _answer(self, answer: Answer, send: Send) -> None:
