@@ -14,6 +14,10 @@ run *arguments:
 test *arguments:
     uv run pytest {{arguments}}
 
+# Run the tests that need no server and no process of their own.
+unit:
+    uv run pytest -m "not slow and not needs_postgres and not needs_redis and not needs_s3"
+
 # What CI checks beside the tests: style, types, layers, migrations on both databases, documents.
 check:
     uv run ruff format --check .

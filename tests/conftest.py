@@ -19,6 +19,22 @@ if TYPE_CHECKING:
     from app.adapters.blobs.s3 import S3Options
 
 
+NEEDS = {"postgres_url": "needs_postgres", "valkey_url": "needs_redis", "s3_endpoint": "needs_s3"}
+
+# Parameters of fixtures that choose between an embedded engine and a server.
+SERVERS = {"postgres": "postgres_url", "redis": "valkey_url", "bucket": "s3_endpoint"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server, so that `just unit` can leave it out. CI runs everything."""
+    for item in items:
+        names = set(getattr(item, "fixturenames", ()))
+        parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+        names |= {SERVERS[v] for v in parameters if isinstance(v, str) and v in SERVERS}
+        for name in names & NEEDS.keys():
+            item.add_marker(NEEDS[name])
+
+
 @pytest.fixture(scope="session")
 def postgres_socket() -> Iterator[Path]:
     with services.postgres() as socket:

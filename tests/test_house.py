@@ -142,6 +142,7 @@ class TestStart:
                 pass
 
 
+@pytest.mark.slow
 class TestCommandLine:
     def run(self, data: Path, *words: str, **changes: str) -> subprocess.CompletedProcess[str]:
         environ = {"PATH": "/usr/bin:/bin"} | environment(data, **changes)
@@ -267,6 +268,7 @@ async def preflight(client: httpx.AsyncClient, origin: str) -> httpx.Response:
     return await client.options("/v1/chat/completions", headers=headers)
 
 
+@pytest.mark.slow
 class TestUnreachable:
     def test_a_database_that_is_not_there_is_one_line(self, tmp_path):
         variables = {
