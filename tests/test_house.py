@@ -124,6 +124,16 @@ class TestStart:
                 async with open_house(data):
                     pass
 
+    async def test_the_database_can_lie_elsewhere(self, tmp_path):
+        path = tmp_path / "elsewhere" / "models.db"
+
+        async with open_house(tmp_path / "data", SQLITE_DB_PATH=str(path)) as (_, client):
+            answer = await client.get("/v1/models", headers=AUTHORIZED)
+
+        assert answer.status_code == 200
+        assert path.stat().st_size > 0
+        assert not (tmp_path / "data" / "insula.db").exists()
+
     async def test_an_empty_folder_becomes_an_installation(self, tmp_path):
         async with open_house(tmp_path / "new" / "data") as (_, client):
             answer = await client.get("/v1/models", headers=AUTHORIZED)

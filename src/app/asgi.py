@@ -63,7 +63,8 @@ class Insula:
     def __init__(self, environ: Mapping[str, str] = ENVIRON) -> None:
         settings = load(HouseSettings, environ)
         settings.refuse_wrong_combinations()
-        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (settings.data_dir, settings.database_path.parent):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.settings = settings
         self._flush_log: Callable[[], None] = lambda: None
         self.jobs = JobBook()
@@ -172,14 +173,14 @@ def _give_up(error: Exception) -> None:
 
 @contextmanager
 def _alone(settings: HouseSettings) -> Iterator[None]:
-    """Hold the data folder's lock: two servers on one embedded database would lose writes."""
+    """Hold the embedded database's lock: two servers on it would undo each other's work."""
     if not settings.is_embedded:
         yield
         return
-    with (settings.data_dir / "lock").open("w") as lock:
+    path = settings.database_path
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            text = f"another Insula is running on {settings.data_dir}; set APP_DATA"
-            raise MountError(text) from None
+            raise MountError(f"another Insula is running on {path}; set APP_DATA") from None
         yield

@@ -73,6 +73,9 @@ class HouseSettings(Settings, frozen=True):
     database_url: Annotated[
         Secret | None, described("postgresql://user:password@host/name; unset: SQLite in APP_DATA.")
     ] = msgspec.field(name="DATABASE_URL", default=None)
+    sqlite_path: Annotated[
+        str, described("Where the embedded database lies; unset: insula.db in APP_DATA.")
+    ] = msgspec.field(name="SQLITE_DB_PATH", default="")
     redis_url: Annotated[
         Secret | None, described("redis://host:6379/0; unset: a cache in the process.")
     ] = msgspec.field(name="REDIS_URL", default=None)
@@ -108,10 +111,16 @@ class HouseSettings(Settings, frozen=True):
         return Path(self.data).expanduser().absolute()
 
     @property
+    def database_path(self) -> Path:
+        """The file of the embedded database."""
+        given = Path(self.sqlite_path).expanduser().absolute()
+        return given if self.sqlite_path else self.data_dir / "insula.db"
+
+    @property
     def sqlalchemy_url(self) -> str:
         """The database as SQLAlchemy names it."""
         if self.database_url is None:
-            return f"sqlite+aiosqlite:///{self.data_dir / 'insula.db'}"
+            return f"sqlite+aiosqlite:///{self.database_path}"
         scheme, found, rest = self.database_url.partition("://")
         if not found or scheme.split("+")[0] not in {"postgresql", "postgres"}:
             raise SettingsError("DATABASE_URL must begin with postgresql://")

@@ -34,10 +34,6 @@ class Cache(Protocol):
         """
         ...
 
-    async def ping(self) -> None: ...
-
-    async def close(self) -> None: ...
-
 
 class BlobInfo(msgspec.Struct, frozen=True):
     """Size in bytes and SHA-256 (hex) of a stored blob."""

@@ -1,10 +1,14 @@
 """Chooses the cache."""
 
+from typing import TYPE_CHECKING
+
 from app.adapters.cache.memory import MemoryCache
-from app.kernel.ports import Cache
+
+if TYPE_CHECKING:
+    from app.adapters.cache.redis import RedisCache
 
 
-def open_cache(redis_url: str | None) -> Cache:
+def open_cache(redis_url: str | None) -> "MemoryCache | RedisCache":
     if redis_url is None:
         return MemoryCache()
     from app.adapters.cache.redis import RedisCache
