@@ -77,7 +77,6 @@ class Insula:
             version=VERSION,
             data_dir=str(settings.data_dir),
             is_loopback=settings.is_loopback,
-            is_single_process=settings.workers == 1 and settings.is_embedded,
         )
         keys = open_keyring(settings.secret, settings.data_dir)
         self.blobs = open_blobs(settings)

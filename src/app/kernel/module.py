@@ -38,7 +38,6 @@ class House(msgspec.Struct, frozen=True):
     version: str
     data_dir: str
     is_loopback: bool
-    is_single_process: bool
 
 
 class Kit:

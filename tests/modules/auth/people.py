@@ -63,7 +63,7 @@ def environ(**changes: str) -> dict[str, str]:
 
 
 def make_kit(db: Any, cache: Any, keys: Keyring, clock: Any, *, is_loopback: bool = True) -> Kit:
-    house = House(version="0", data_dir="", is_loopback=is_loopback, is_single_process=True)
+    house = House(version="0", data_dir="", is_loopback=is_loopback)
     kit = Kit(db, cache, None, keys, house, clock)
     kit.share({MetricsPage: FixedPage()})
     return kit

@@ -51,7 +51,7 @@ async def checks(db: Database, tmp_path: Path) -> AsyncIterator[dict[str, Check]
 
 
 def block_of(db: Database, **environ: str) -> Block:
-    house = House(version="1.2.3", data_dir="", is_loopback=True, is_single_process=True)
+    house = House(version="1.2.3", data_dir="", is_loopback=True)
     # Health has no blobs.
     kit = Kit(db, MemoryCache(), None, Keyring(["x" * 32]), house, clock=lambda: NOW)
     return Block((HealthModule,), environ, kit, JobBook())
