@@ -273,6 +273,18 @@ class TestCors:
         assert "access-control-allow-origin" not in answer.headers
 
 
+class TestCorsSetting:
+    async def test_another_list_replaces_the_default(self, tmp_path):
+        origins = {"CORS_ORIGINS": "https://app.example"}
+
+        async with open_house(prepare(tmp_path / "data"), **origins) as (_, client):
+            mine = await preflight(client, "https://app.example")
+            former = await preflight(client, "http://localhost:1420")
+
+        assert mine.headers["access-control-allow-origin"] == "https://app.example"
+        assert "access-control-allow-origin" not in former.headers
+
+
 async def preflight(client: httpx.AsyncClient, origin: str) -> httpx.Response:
     headers = {"origin": origin, "access-control-request-method": "POST"}
     return await client.options("/v1/chat/completions", headers=headers)

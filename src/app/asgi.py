@@ -45,8 +45,8 @@ MODULES: tuple[type[Module], ...] = (
     *(point.load() for point in entry_points(group="app.modules")),
 )
 
-# A long-lived server makes few cycles and many short-lived objects: collecting every 700 of them
-# costs a tenth of the throughput.
+# A long-lived server makes few cycles and many short-lived objects: looking for cycles after every
+# 700 of them is work for nothing.
 GC_THRESHOLD = (50_000, 20, 20)
 
 

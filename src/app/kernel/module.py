@@ -106,8 +106,8 @@ class Module:
     def hot_paths(self) -> dict[str, ASGIApp]:
         """Raw POST handlers that the door calls itself when no browser is asking.
 
-        They are registered as ``handlers`` too: the way through Litestar adds CORS and a tenth of
-        the cost of a call.
+        They are registered as ``handlers`` too: the way through Litestar adds CORS, and costs
+        more than the door itself.
         """
         return {}
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from app.modules.billing.adapters.journal import JournalFull
 from tests.house import AUTHORIZED, open_house, prepare
 from tests.scripted_upstream import scripted_upstream
 
@@ -267,6 +268,58 @@ class TestModels:
         answer = await client.get("/v1/models/no-such-model")
 
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+
+class TestJournalFull:
+    @pytest.fixture
+    def full(self, client, monkeypatch):
+        meter = next(m for m in client.house.block.modules if m.name == "billing").meter
+
+        def refuse(_) -> None:
+            raise JournalFull("Usage cannot be written down: the disk is full.")
+
+        monkeypatch.setattr(meter, "record", refuse)
+
+    async def test_no_whole_answer_leaves_that_is_not_written_down(self, client, full):
+        answer = await client.post("/v1/chat/completions", json=body())
+
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "journal_full")
+        assert "hello" not in answer.text
+
+    async def test_a_stream_ends_with_the_reason_and_not_with_done(self, client, full):
+        answer = await client.post("/v1/chat/completions", json=body(stream=True))
+
+        last = answer.text.strip().splitlines()[-1]
+        assert "[DONE]" not in answer.text
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "journal_full"
+
+
+class TestLocalServers:
+    async def test_ollama_is_found_where_its_variable_says_and_costs_nothing(
+        self, tmp_path, server
+    ):
+        host = server.base_url.removeprefix("http://").removesuffix("/v1")
+        variables = {"ROUTING_OLLAMA": "auto", "OLLAMA_HOST": host}
+        async with open_house(prepare(tmp_path / "data"), **variables) as (_, client):
+            client.headers.update(AUTHORIZED)
+            names = [card["id"] for card in (await client.get("/v1/models")).json()["data"]]
+            await client.post("/v1/chat/completions", json=body())
+            (row,) = (await client.get("/api/v1/usage")).json()["items"]
+
+        assert "good" in names
+        assert "dev/echo" not in names
+        assert (row["upstream"], row["cost_nanos"], row["price_version"]) == ("ollama", 0, "free")
+
+    async def test_llmd_is_asked_without_a_key_under_its_own_names(self, tmp_path, server):
+        endpoint = server.base_url.removesuffix("/v1")
+        async with open_house(prepare(tmp_path / "data"), LLMD_ENDPOINT=endpoint) as (_, client):
+            answer = await client.post(
+                "/v1/chat/completions", json=body("llmd/good"), headers=AUTHORIZED
+            )
+
+        assert answer.status_code == 200
+        assert server.authorizations == [""]
+        assert json.loads(server.bodies[0])["model"] == "good"
 
 
 class TestKeys:

@@ -16,6 +16,7 @@ from app.modules.routing.domain import (
     close_names,
     cost_nanos,
     kind_of,
+    ollama_url,
     public_name,
     read_answer,
     read_envelope,
@@ -180,6 +181,18 @@ class TestNames:
     def test_what_is_no_url_is_refused(self, given):
         with pytest.raises(ValueError, match="URL"):
             base_url(given)
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            ("127.0.0.1:1234", "http://127.0.0.1:1234"),
+            ("gpu", "http://gpu:11434"),
+            ("https://gpu/", "https://gpu:11434"),
+            ("http://localhost:11434", "http://localhost:11434"),
+        ],
+    )
+    def test_ollamas_variable_may_lack_scheme_and_port(self, given, expected):
+        assert ollama_url(given) == expected
 
     def test_a_taken_name_and_a_local_one_say_where_they_run(self):
         assert public_name("groq", "llama", {"llama"}) == "groq/llama"

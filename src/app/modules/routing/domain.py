@@ -195,6 +195,13 @@ def base_url(given: str) -> str:
     return f"{scheme}://{rest}" if "/" in rest else f"{scheme}://{rest}/v1"
 
 
+def ollama_url(given: str) -> str:
+    """Read OLLAMA_HOST as Ollama itself does: scheme and port may be missing."""
+    scheme, _, rest = given.rpartition("://")
+    host = rest.rstrip("/")
+    return f"{scheme or 'http'}://{host}" if ":" in host else f"{scheme or 'http'}://{host}:11434"
+
+
 def kind_of(model: str) -> str:
     """Guess from its name whether a model embeds; upstreams do not say."""
     return "embedding" if re.search(r"embed|bge|e5-|gte-", model, re.I) else "chat"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from app.kernel.settings import SettingsError
-from app.modules.routing.domain import base_url
+from app.modules.routing.domain import base_url, ollama_url
 from app.modules.routing.ports import Source, Upstream
 from app.modules.routing.settings import RoutingSettings
 
@@ -38,7 +38,7 @@ def open_sources(settings: RoutingSettings) -> list[Source]:
     if settings.mlx_model:
         sources.append(Source("mlx", _mlx(settings), is_free=True))
     if settings.ollama == "auto":
-        url = _checked("OLLAMA_HOST", settings.ollama_host)
+        url = _checked("OLLAMA_HOST", ollama_url(settings.ollama_host))
         connect = _http("ollama", url, "", settings)
         sources.append(Source("ollama", connect, is_free=True, probe=_probe(url)))
     return sources

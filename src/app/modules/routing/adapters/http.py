@@ -1,7 +1,7 @@
 """An OpenAI-compatible server over HTTP, by aiohttp.
 
-aiohttp, because httpx needs eight times the CPU at 16 connections and collapses at 64 (its pool
-scans every connection on every request); see docs/benchmarks.
+aiohttp, because httpx does not carry many connections at once: its pool scans every connection on
+every request.
 """
 
 from collections.abc import AsyncIterator

@@ -2,7 +2,7 @@
 
 Who is asking, what is asked, where it goes, the call, the usage row, the last byte. The usage row
 is in the journal before the last byte leaves, so a client that has a whole answer is on the bill
-exactly once. An ordinary handler costs 50 us more, a layered one 180 us.
+exactly once.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from litestar.types import Receive, Scope, Send
 
 from app.kernel import log, problems
 from app.kernel.db import uuid7
-from app.kernel.errors import AppError, BadUpstream, Invalid
+from app.kernel.errors import AppError, BadUpstream, Invalid, Unavailable
 from app.modules.auth.api import Authenticator, Principal, bearer_token
 from app.modules.billing.api import Meter, Outcome, Usage
 from app.modules.routing.controllers.tally import Tally
@@ -237,8 +237,11 @@ class Call:
         if self.is_settled:
             return
         part = tail.read()
-        self.settle("failed", 200, part)
-        if not part.has_error:
+        try:
+            self.settle("failed", 200, part)
+        except Unavailable as unkept:
+            error = unkept
+        if error is not None or not part.has_error:
             ended = f"{self._route.upstream_name} ended its stream before it was complete."
             problem = problems.of(error or StreamBroken(ended))
             event = b"data: " + openai_error(problem).body + b"\n\n"
@@ -252,7 +255,6 @@ class Call:
         """Write the usage row; the first call decides."""
         if self.is_settled:
             return
-        self.is_settled = True
         route, tokens = self._route, part.usage if part else None
         self._wire.keep(
             Usage(
@@ -278,6 +280,7 @@ class Call:
                 currency=route.price.currency if route.price else None,
             )
         )
+        self.is_settled = True
 
     def _elapsed_ms(self) -> int:
         return int((time.perf_counter() - self._started) * 1000)
