@@ -77,6 +77,9 @@ class Insula:
             version=VERSION,
             data_dir=str(settings.data_dir),
             is_loopback=settings.is_loopback,
+            redis_url=settings.redis_url,
+            host=settings.host,
+            port=settings.port,
         )
         keys = open_keyring(settings.secret, settings.data_dir)
         self.blobs = open_blobs(settings)

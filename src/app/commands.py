@@ -22,8 +22,11 @@ from app.settings import ENVIRON, OWNER_ONLY, HouseSettings
 def run(words: Sequence[str]) -> None:
     """Run one command and exit with its status."""
     os.umask(OWNER_ONLY)
-    house = None if words[0] in {"settings", "secret"} else Insula()
-    module_commands = [c for m in house.block.modules for c in m.commands()] if house else []
+    module_commands = [c for kind in MODULES for c in kind.clients]
+    homeless = {"settings", "secret", *(command.name for command in module_commands)}
+    house = None if words[0] in homeless else Insula()
+    if house is not None:
+        module_commands += [c for m in house.block.modules for c in m.commands()]
     options = _parser(module_commands).parse_args(words)
     try:
         sys.stdout.write(asyncio.run(_dispatch(options, house, module_commands)) + "\n")
@@ -57,16 +60,16 @@ async def _dispatch(
     if options.verb == "secret":
         rotate(load(HouseSettings, ENVIRON).data_dir)
         return "A new secret is in use after the next start. Old data stays readable."
+    command = next((c for c in module_commands if c.name == options.verb), None)
+    if command is not None:
+        return await _module_command(house, command, options)
     if house is None:
         raise MountError(f"unknown command {options.verb}")
     if options.verb == "worker":
         return await _work(house)
     if options.verb == "migrate":
         return await _migrate(house, options.to)
-    if options.verb == "check":
-        return await _check(house)
-    command = next(command for command in module_commands if command.name == options.verb)
-    return await _module_command(house, command, options)
+    return await _check(house)
 
 
 async def _work(house: Insula) -> str:
@@ -115,7 +118,11 @@ async def _check(house: Insula) -> str:
     return "\n".join([*lines, "ready"])
 
 
-async def _module_command(house: Insula, command: Command, options: argparse.Namespace) -> str:
+async def _module_command(
+    house: Insula | None, command: Command, options: argparse.Namespace
+) -> str:
+    if house is None:
+        return await command.run(options)
     await schema.ensure(house.db.writer, may_migrate=house.settings.is_embedded)
     try:
         return await command.run(options)

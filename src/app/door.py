@@ -3,7 +3,6 @@
 One ASGI layer does it all: a request id, the body limit, the access log and the request metrics.
 """
 
-import os
 import re
 import time
 from typing import Any
@@ -15,6 +14,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import Histogram
 
 from app.kernel import log, problems
+from app.kernel.db import uuid7_hex
 from app.kernel.errors import TooLarge
 from app.kernel.mount import Block
 
@@ -171,7 +171,7 @@ class Visit:
             elif name == b"origin":
                 self.is_plain_post = False
         if not self.request_id:
-            self.request_id = os.urandom(16).hex()
+            self.request_id = uuid7_hex()
 
     async def receive(self) -> Any:
         message = await self._next_receive()

@@ -2,10 +2,12 @@
 
 import secrets
 import sqlite3
+import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from multiprocessing.util import register_after_fork
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -28,6 +30,8 @@ from app.kernel.ports import utc_now
 
 BUSY_TIMEOUT_S = 15
 POOL_SIZE = 8
+ENTROPY_BYTES = 2048
+MASK_62 = (1 << 62) - 1
 # SQLite's codes for a mistake in our statement, not a trouble of the database.
 SQLITE_BUGS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY}
 # Classes of SQLSTATE: connection, rolled back by a rival, no resources, operator, system.
@@ -37,17 +41,48 @@ Timestamp = DateTimeUTC(timezone=True)
 T = TypeVar("T")
 
 
-def uuid7() -> UUID:
-    """Make a UUIDv7 that sorts by its making, to a quarter of a microsecond.
+class _Entropy:
+    """Random bytes of the operating system, taken in pages.
 
-    48 bits of Unix milliseconds, 12 bits of the fraction of a millisecond, 62 random bits
-    (RFC 9562 sections 5.7 and 6.2, method 3).
+    Each system call gives the interpreter's lock away, and getting it back costs more than the
+    bytes. A forked child must not go on with its parent's page.
+    """
+
+    def __init__(self) -> None:
+        self._bits: Iterator[int] = iter(())
+        register_after_fork(self, _Entropy._forget)
+
+    def bits62(self) -> int:
+        for bits in self._bits:
+            return bits
+        page = secrets.token_bytes(ENTROPY_BYTES)
+        self._bits = iter([word & MASK_62 for (word,) in struct.iter_unpack("<Q", page)])
+        return next(self._bits)
+
+    def _forget(self) -> None:
+        self._bits = iter(())
+
+
+_entropy = _Entropy()
+
+
+def uuid7() -> UUID:
+    """Make a UUIDv7 that sorts by its making, to a quarter of a microsecond."""
+    return UUID(int=_uuid7_bits())
+
+
+def uuid7_hex() -> str:
+    """Make the 32 hexadecimal digits of a UUIDv7, in half of the time."""
+    return f"{_uuid7_bits():032x}"
+
+
+def _uuid7_bits() -> int:
+    """48 bits of Unix milliseconds, 12 of the fraction of a millisecond, 62 random ones, after
+    RFC 9562 sections 5.7 and 6.2, method 3.
     """
     milliseconds, rest_ns = divmod(time.time_ns(), 1_000_000)
     fraction = rest_ns * 4096 // 1_000_000
-    return UUID(
-        int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0x2 << 62 | secrets.randbits(62)
-    )
+    return milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0x2 << 62 | _entropy.bits62()
 
 
 class Table(CommonTableAttributes, DeclarativeBase):

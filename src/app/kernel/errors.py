@@ -7,7 +7,8 @@ class AppError(Exception):
     """An expected failure. ``title`` is the class's, the detail is the instance's.
 
     Named extras become members of the problem document, except ``retry_after_s``,
-    which becomes the header ``Retry-After`` in whole seconds.
+    which becomes the header ``Retry-After`` in whole seconds, and ``should_retry=False``, which
+    becomes ``X-Should-Retry``.
     """
 
     title: ClassVar[str] = "Unexpected error"

@@ -13,7 +13,7 @@ from app.kernel.jobs import Job
 from app.kernel.keys import Keyring
 from app.kernel.ports import BlobStore, Cache, Clock, utc_now
 from app.kernel.problems import Renderer
-from app.kernel.settings import Settings
+from app.kernel.settings import Secret, Settings
 
 Check: TypeAlias = Callable[[], Awaitable[None]]
 T = TypeVar("T")
@@ -38,6 +38,9 @@ class House(msgspec.Struct, frozen=True):
     version: str
     data_dir: str
     is_loopback: bool
+    redis_url: Secret | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
 
 
 class Kit:
@@ -88,6 +91,8 @@ class Module:
     settings_type: ClassVar[type[Settings]] = Settings
     models: ClassVar[tuple[type[Table], ...]] = ()
     routes: ClassVar[tuple[ControllerRouterHandler, ...]] = ()
+    # Verbs that ask a running server, and need no installation where they are typed.
+    clients: ClassVar[tuple[Command, ...]] = ()
 
     def __init__(self, settings: Any, kit: Kit) -> None: ...
 

@@ -91,6 +91,9 @@ def of(error: Exception) -> Problem:
         extra = {**error.extra}
         retry = extra.pop("retry_after_s", None)
         headers = {} if retry is None else {"retry-after": str(max(1, math.ceil(retry)))}
+        if extra.get("should_retry") is False:
+            # OpenAI's clients repeat every 429 unless they are told that it is useless.
+            headers["x-should-retry"] = "false"
         if status is HTTPStatus.UNAUTHORIZED:
             headers["www-authenticate"] = "Bearer"
         code = slug(type(error).__name__)
