@@ -45,3 +45,7 @@ revision text:
 # Measure, and write docs/benchmarks.
 bench *arguments:
     uv run python -m benchmarks {{arguments}}
+
+# Make mixed calls, kill the server among them, and compare every usage row with the truth.
+truth *arguments:
+    uv run python -m benchmarks.truth {{arguments}}

@@ -13,6 +13,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 CONNECTIONS = 12
+COUNTED = 'insula_model_call_seconds_count{model="dev/echo",outcome="completed"'
 
 
 @pytest.fixture
@@ -80,8 +81,10 @@ class TestTwoWorkers:
                 page = await client.get("/api/v1/usage", params={"limit": 500})
                 return {row["id"] for row in page.json()["items"]} == ids
 
+            async def counted() -> bool:
+                metrics = (await client.get("/metrics")).text
+                lines = [line for line in metrics.splitlines() if line.startswith(COUNTED)]
+                return [float(line.split()[-1]) for line in lines] == [CONNECTIONS]
+
             assert await until(rows)
-            metrics = (await client.get("/metrics")).text
-        counted = 'insula_model_call_seconds_count{model="dev/echo",outcome="completed"'
-        line = next(line for line in metrics.splitlines() if line.startswith(counted))
-        assert float(line.split()[-1]) == CONNECTIONS
+            assert await until(counted)

@@ -31,7 +31,11 @@ class Callers:
 
     async def _call(self, session: aiohttp.ClientSession, number: int) -> None:
         is_streamed = number % 2 == 0
-        asked = {"model": "good", "messages": [], "stream": is_streamed}
+        asked = {
+            "model": "good",
+            "messages": [{"role": "user", "content": "hi"}],
+            "stream": is_streamed,
+        }
         while True:
             try:
                 async with session.post(self._url, json=asked) as response:
@@ -83,7 +87,11 @@ class TestTerminate:
         async with scripted_upstream() as played:
             variables = {"EXTERNAL_MOCK_KEY": "k", "MOCK_BASE_URL": played.base_url}
             async with running_server(tmp_path / "data", **variables) as server:
-                asked = {"model": "slow", "messages": [], "stream": True}
+                asked = {
+                    "model": "slow",
+                    "messages": [{"role": "user", "content": "hi"}],
+                    "stream": True,
+                }
                 async with (
                     aiohttp.ClientSession(headers=AUTHORIZED) as session,
                     session.post(f"{server.base_url}/v1/chat/completions", json=asked) as response,

@@ -114,7 +114,13 @@ class TestHangUp:
                 httpx.AsyncClient(base_url=server.base_url) as http,
             ):
                 headers = {"authorization": f"Bearer {KEY}"}
-                asked = json.dumps({"model": "slow", "stream": stream, "messages": []}).encode()
+                asked = json.dumps(
+                    {
+                        "model": "slow",
+                        "stream": stream,
+                        "messages": [{"role": "user", "content": "hi"}],
+                    }
+                ).encode()
                 request = http.build_request(
                     "POST", "/v1/chat/completions", content=asked, headers=headers
                 )

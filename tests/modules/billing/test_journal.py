@@ -8,27 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.kernel.db import uuid7
 from app.modules.billing.adapters.journal import SEGMENT_BYTES, FileJournal, JournalFull
-from app.modules.billing.api import Usage
-
-
-def usage(**changes) -> Usage:
-    values = {
-        "id": uuid7(),
-        "user_id": uuid7(),
-        "credential_id": uuid7(),
-        "request_id": "r",
-        "model": "m",
-        "upstream": "u",
-        "surface": "chat/completions",
-        "is_streamed": False,
-        "outcome": "completed",
-        "status": 200,
-        "started_at_ms": 1,
-        "duration_ms": 2,
-    }
-    return Usage(**(values | changes))
+from tests.modules.billing.calls import usage
 
 
 class TestAppend:
@@ -122,7 +103,7 @@ class TestClosedSegments:
     PROGRAM = """
 import os, sys, pathlib
 from app.modules.billing.adapters.journal import FileJournal
-from tests.modules.billing.test_journal import usage
+from tests.modules.billing.calls import usage
 journal = FileJournal(pathlib.Path(sys.argv[1]))
 journal.append(usage(model="of-the-dead"))
 os.kill(os.getpid(), 9)

@@ -22,7 +22,9 @@ async def client(tmp_path, server):
     variables = {
         "EXTERNAL_MOCK_KEY": "sk-upstream-secret",
         "MOCK_BASE_URL": server.base_url,
-        "ROUTING_READ_TIMEOUT_S": "0.4",
+        "ROUTING_FIRST_BYTE_TIMEOUT_S": "0.4",
+        "ROUTING_IDLE_TIMEOUT_S": "0.4",
+        "ROUTING_RETRIES": "0",
         "ROUTING_ANSWER_LIMIT_BYTES": "1000000",
         "ROUTING_BODY_LIMIT_BYTES": "200000",
     }
@@ -46,7 +48,7 @@ async def usages(client) -> list[dict]:
 
 class TestChat:
     async def test_passes_bytes_on_in_both_directions(self, client, server):
-        sent = b'{ "model":"good","messages":[], "odd":1.10,\n"unknown":{"a":[null]} }'
+        sent = b'{ "model":"good","messages":["x"], "odd":1.10,\n"unknown":{"a":[null]} }'
 
         answer = await client.post("/v1/chat/completions", content=sent)
 
@@ -80,26 +82,41 @@ class TestChat:
 
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.text.endswith("data: [DONE]\n\n")
-        (row,) = await usages(client)
-        assert (row["is_streamed"], row["outcome"], row["input_tokens"]) == (
-            True,
-            "completed",
-            None,
-        )
+        assert answer.text.count("data: ") == 3
 
-    async def test_counts_the_tokens_of_a_stream_that_tells_them(self, client):
+    async def test_counts_a_stream_whose_caller_does_not_ask_and_shows_them_nothing(
+        self, client, server
+    ):
+        answer = await client.post("/v1/chat/completions", json=body(stream=True))
+
+        assert b'"include_usage":true' in server.bodies[0]
+        assert "usage" not in answer.text
+        (row,) = await usages(client)
+        assert (row["is_streamed"], row["outcome"]) == (True, "completed")
+        assert (row["input_tokens"], row["output_tokens"], row["is_estimated"]) == (7, 5, False)
+
+    async def test_shows_a_streams_tokens_to_who_asks_for_them(self, client):
         options = {"stream": True, "stream_options": {"include_usage": True}}
 
-        await client.post("/v1/chat/completions", json=body(**options))
+        answer = await client.post("/v1/chat/completions", json=body(**options))
 
         (row,) = await usages(client)
+        assert '"usage"' in answer.text
         assert (row["input_tokens"], row["output_tokens"]) == (7, 5)
 
-    async def test_tokens_nobody_told_are_unknown_and_not_zero(self, client):
-        await client.post("/v1/chat/completions", json=body("no-usage"))
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_tokens_nobody_told_are_estimated_and_marked_so(self, client, stream):
+        await client.post("/v1/chat/completions", json=body("no-usage", stream=stream))
 
         (row,) = await usages(client)
-        assert (row["outcome"], row["input_tokens"], row["cost_nanos"]) == ("completed", None, None)
+        assert (row["outcome"], row["is_estimated"]) == ("completed", True)
+        assert row["input_tokens"] > 5
+        assert row["output_tokens"] >= 1
+
+    async def test_says_what_the_gateway_itself_took(self, client):
+        answer = await client.post("/v1/chat/completions", json=body())
+
+        assert 0 < float(answer.headers["x-overhead-ms"]) < 1000
 
 
 class TestEmbeddingsAndCompletions:
@@ -238,7 +255,7 @@ class TestFailingUpstreams:
             raise RuntimeError("a bug")
 
         await client.get("/v1/models")
-        monkeypatch.setattr(upstream.find("good").upstream, "post", broken)
+        monkeypatch.setattr(upstream.find("good").targets[0].upstream, "post", broken)
         answer = await client.post("/v1/chat/completions", json=body())
 
         (row,) = await usages(client)
@@ -278,7 +295,7 @@ class TestJournalFull:
         def refuse(_) -> None:
             raise JournalFull("Usage cannot be written down: the disk is full.")
 
-        monkeypatch.setattr(meter, "record", refuse)
+        monkeypatch.setattr(meter, "settle", refuse)
 
     async def test_no_whole_answer_leaves_that_is_not_written_down(self, client, full):
         answer = await client.post("/v1/chat/completions", json=body())

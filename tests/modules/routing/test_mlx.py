@@ -17,7 +17,7 @@ import pytest_asyncio
 from tokenizers import Tokenizer
 
 from app.kernel.errors import AppError, Unavailable
-from app.modules.routing.adapters.http import HttpOptions
+from app.modules.routing.adapters.aiohttp import AiohttpClient
 from app.modules.routing.adapters.mlx import (
     CHILD,
     MlxChild,
@@ -26,7 +26,7 @@ from app.modules.routing.adapters.mlx import (
     MlxOptions,
     MlxUpstream,
 )
-from app.modules.routing.ports import Answer
+from app.modules.routing.ports import Answer, Ask
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -63,9 +63,10 @@ END_TOKEN = 3
 # Without its end token the model talks until its context is full, which takes minutes.
 ENDLESS = {"model": MODEL, "prompt": "ping", "logit_bias": {str(END_TOKEN): -100}}
 NARROW = {"parallel": 1, "queue_limit": 1}
-HTTP = HttpOptions(
-    connect_timeout_s=5.0, read_timeout_s=WITHIN_S, answer_limit_bytes=1_000_000, max_connections=9
-)
+
+
+def open_client(url: str) -> AiohttpClient:
+    return AiohttpClient("mlx", url, answer_limit_bytes=10_000_000, max_connections=16)
 
 
 @pytest.fixture(scope="module")
@@ -562,10 +563,10 @@ def is_gone(pid: int) -> bool:
 class TestUpstream:
     async def test_starts_with_the_first_question_and_follows_a_restart(self, model):
         others = children_of(model)
-        upstream = MlxUpstream(str(model), HTTP)
+        upstream = MlxUpstream(MlxOptions(model=str(model)), open_client)
         try:
             names = await until(lambda: names_of(upstream), within_s=WITHIN_S)
-            first = await upstream.post("chat/completions", chat().encode())
+            first = await upstream.post(Ask("chat/completions", "tiny", chat().encode()))
             (mine,) = children_of(model) - others
             mine.kill()
             await until(lambda: is_gone(mine.pid))
@@ -587,7 +588,7 @@ async def names_of(upstream: MlxUpstream) -> list[str] | None:
 
 async def answer_of(upstream: MlxUpstream) -> Answer | None:
     try:
-        return await upstream.post("chat/completions", chat().encode())
+        return await upstream.post(Ask("chat/completions", "tiny", chat().encode()))
     except AppError:
         return None
 

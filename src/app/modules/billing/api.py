@@ -1,15 +1,58 @@
-"""What other modules may see of billing: the meter, which keeps one row for each model call."""
+"""What other modules may see of billing: the meter, which admits calls and writes them down."""
 
 from typing import Protocol
+from uuid import UUID
 
-from app.modules.billing.domain import Outcome, Usage
+import msgspec
 
-__all__ = ["Meter", "Outcome", "Usage"]
+from app.modules.auth.api import Principal
+from app.modules.billing.domain.faults import BudgetSpent, LimitReached
+from app.modules.billing.domain.standings import Remaining
+from app.modules.billing.domain.usage import Outcome, Usage
+
+__all__ = ["BudgetSpent", "Claim", "LimitReached", "Meter", "Outcome", "Remaining", "Usage"]
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What a call may use at most. ``id`` is the call's, as in its ``Usage``.
+
+    ``tokens`` is the prompt, estimated, and the longest answer; ``cost_nanos`` the most the call
+    can cost, and 0 when it is free or nobody knows.
+    """
+
+    id: UUID
+    principal: Principal
+    tokens: int
+    cost_nanos: int
 
 
 class Meter(Protocol):
-    """Keeps usage. What was recorded survives ``kill -9`` and is counted exactly once."""
+    """Admits calls by what limits their caller, and keeps what they used.
 
-    def record(self, usage: Usage) -> None:
-        """Keep ``usage`` before the caller sends the last byte of its answer."""
+    What was settled survives ``kill -9`` and is counted exactly once.
+    """
+
+    def reserve_now(self, claim: Claim) -> bool:
+        """Admit the call from memory, without waiting; ``False`` when ``reserve`` must be asked.
+
+        ``LimitReached`` or ``BudgetSpent`` when it is not admitted.
+        """
+        ...
+
+    async def reserve(self, claim: Claim) -> None:
+        """Admit the call, or raise as ``reserve_now``; ``Unavailable`` when nobody can tell."""
+        ...
+
+    def settle(self, usage: Usage) -> None:
+        """Keep ``usage`` before the caller sends the last byte of its answer, and turn the claim
+        of the same id, if there is one, into what was really used. Never waits.
+        """
+        ...
+
+    def release(self, call_id: UUID) -> None:
+        """Give back the claim of a call that leaves no usage. Unknown ids are fine."""
+        ...
+
+    def remaining(self, principal: Principal) -> Remaining | None:
+        """What the caller's limits leave, from memory; ``None`` for who is not limited."""
         ...

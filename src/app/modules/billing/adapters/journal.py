@@ -17,7 +17,7 @@ import msgspec
 
 from app.kernel import log
 from app.kernel.errors import Unavailable
-from app.modules.billing.domain import Usage
+from app.modules.billing.domain.usage import Usage
 
 SEGMENT_BYTES = 1_048_576
 
@@ -47,7 +47,7 @@ class FileJournal:
         self._pages: mmap.mmap | None = None
         self._at = 0
 
-    def append(self, usage: Usage) -> None:
+    def append(self, usage: Usage) -> str:
         line = self._encode(usage) + b"\n"
         end = self._at + len(line)
         if self._pages is None or end > SEGMENT_BYTES:
@@ -56,6 +56,7 @@ class FileJournal:
             end = len(line)
         self._pages[self._at : end] = line
         self._at = end
+        return self._name
 
     def close_segment(self) -> None:
         if self._pages is not None:

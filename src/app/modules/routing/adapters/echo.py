@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from app.modules.routing.domain import Surface
-from app.modules.routing.ports import Answer, AnswerStream
+from app.modules.routing.domain.envelope import Surface
+from app.modules.routing.ports import Answer, AnswerStream, Ask
 
 MODEL = "dev/echo"
 DIMENSIONS = 64
@@ -36,8 +36,10 @@ class _Request(msgspec.Struct):
 class EchoUpstream:
     """Answers in OpenAI's shapes, in this process."""
 
-    async def post(self, surface: Surface, body: bytes) -> Answer:
-        request = _decode(body)
+    surfaces: frozenset[Surface] = frozenset({"chat/completions", "completions", "embeddings"})
+
+    async def post(self, ask: Ask) -> Answer:
+        surface, request = ask.surface, _decode(ask.body)
         if isinstance(request, Answer):
             return request
         if surface == "embeddings":
@@ -51,11 +53,12 @@ class EchoUpstream:
         whole = _frame(surface, request, [choice]) | {"usage": usage}
         return Answer(200, JSON, msgspec.json.encode(whole))
 
-    async def stream(self, surface: Surface, body: bytes) -> Answer | AnswerStream:
-        request = _decode(body)
+    async def stream(self, ask: Ask) -> Answer | AnswerStream:
+        request = _decode(ask.body)
         if isinstance(request, Answer):
             return request
-        return AnswerStream(200, "text/event-stream", _events(surface, request), _nothing_to_cut)
+        events = _events(ask.surface, request)
+        return AnswerStream(200, "text/event-stream", events, _nothing_to_cut)
 
     async def models(self) -> list[str]:
         return [MODEL]

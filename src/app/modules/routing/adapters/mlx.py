@@ -6,6 +6,7 @@ of its own neither takes the API along.
 
 import asyncio
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from time import monotonic
@@ -15,9 +16,9 @@ import msgspec
 
 from app.kernel import log
 from app.kernel.errors import NotBuilt, Unavailable
-from app.modules.routing.adapters.http import HttpOptions, HttpUpstream
-from app.modules.routing.domain import Surface
-from app.modules.routing.ports import Answer, AnswerStream
+from app.modules.routing.adapters.openai import OpenAIUpstream
+from app.modules.routing.domain.envelope import Surface
+from app.modules.routing.ports import Answer, AnswerStream, Ask, HttpClient
 
 CHILD = "app.modules.routing.adapters.mlx_child"
 LINE_LIMIT_CHARS = 500
@@ -245,19 +246,21 @@ class MlxChild:
 class MlxUpstream:
     """The child as an upstream, with a new client for each of its lives."""
 
-    def __init__(self, model: str, options: HttpOptions) -> None:
-        self._child = MlxChild(MlxOptions(model=model))
-        self._options = options
+    surfaces: frozenset[Surface] = frozenset({"chat/completions", "completions", "embeddings"})
+
+    def __init__(self, options: MlxOptions, open_client: Callable[[str], HttpClient]) -> None:
+        self._child = MlxChild(options)
+        self._open_client = open_client
         self._base_url = ""
-        self._client: HttpUpstream | None = None
+        self._server: OpenAIUpstream | None = None
 
-    async def post(self, surface: Surface, body: bytes) -> Answer:
-        client = await self._connected()
-        return await client.post(surface, body)
+    async def post(self, ask: Ask) -> Answer:
+        server = await self._connected()
+        return await server.post(ask)
 
-    async def stream(self, surface: Surface, body: bytes) -> Answer | AnswerStream:
-        client = await self._connected()
-        return await client.stream(surface, body)
+    async def stream(self, ask: Ask) -> Answer | AnswerStream:
+        server = await self._connected()
+        return await server.stream(ask)
 
     async def models(self) -> list[str]:
         """Start the child with the first question. Loading a model may outlast the answer."""
@@ -267,19 +270,20 @@ class MlxUpstream:
 
     async def close(self) -> None:
         await self._child.stop()
-        if self._client is not None:
-            await self._client.close()
+        if self._server is not None:
+            await self._server.close()
 
-    async def _connected(self) -> HttpUpstream:
+    async def _connected(self) -> OpenAIUpstream:
         self._child.begin()
         base_url = self._child.base_url
-        if self._client is not None and base_url == self._base_url:
-            return self._client
-        former, client = self._client, HttpUpstream("mlx", base_url, "", self._options)
-        self._client, self._base_url = client, base_url
+        if self._server is not None and base_url == self._base_url:
+            return self._server
+        former = self._server
+        server = OpenAIUpstream("mlx", self._open_client(base_url), self.surfaces)
+        self._server, self._base_url = server, base_url
         if former is not None:
             await former.close()
-        return client
+        return server
 
 
 async def _is_well(session: aiohttp.ClientSession, url: str) -> bool:

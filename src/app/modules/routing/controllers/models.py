@@ -6,7 +6,8 @@ from litestar.params import FromPath
 
 from app.modules.auth.api import Principal
 from app.modules.routing.schemas import ModelList, ModelRead
-from app.modules.routing.service import Registry
+from app.modules.routing.service.registry import Registry
+from app.modules.routing.service.strategies import may_use
 
 
 class ModelController(Controller):
@@ -19,7 +20,7 @@ class ModelController(Controller):
         self, registry: NamedDependency[Registry], principal: NamedDependency[Principal]
     ) -> ModelList:
         routes = await registry.ready_list()
-        return ModelList([ModelRead.of(r) for r in routes if principal.may_use(r.name)])
+        return ModelList([ModelRead.of(r) for r in routes if may_use(principal, r)])
 
     @get("/{model_id:path}", summary="One model")
     async def read(
@@ -30,6 +31,6 @@ class ModelController(Controller):
     ) -> ModelRead:
         name = model_id.lstrip("/")
         route = await registry.locate(name)
-        if not principal.may_use(route.name):
+        if not may_use(principal, route):
             raise registry.unknown(name)
         return ModelRead.of(route)

@@ -2,9 +2,15 @@
 
 from typing import Any, Final
 
-from app.modules.routing.domain import Surface
+from app.modules.routing.domain.envelope import Surface
 
-SURFACES: Final[tuple[Surface, ...]] = ("chat/completions", "completions", "embeddings")
+SURFACES: Final[tuple[Surface, ...]] = (
+    "chat/completions",
+    "completions",
+    "embeddings",
+    "responses",
+    "messages",
+)
 
 
 def openapi_paths() -> dict[str, Any]:
@@ -13,7 +19,13 @@ def openapi_paths() -> dict[str, Any]:
 
 
 def _operation(surface: Surface) -> dict[str, Any]:
-    needed = {"chat/completions": "messages", "completions": "prompt", "embeddings": "input"}
+    needed = {
+        "chat/completions": "messages",
+        "completions": "prompt",
+        "embeddings": "input",
+        "responses": "input",
+        "messages": "messages",
+    }
     schema = {
         "type": "object",
         "required": ["model", needed[surface]],

@@ -1,0 +1,1 @@
+"""Tests of the translation to and from the Gemini API."""
