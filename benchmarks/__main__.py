@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: measure, and write docs/benchmarks/gateway.json and gateway.md."""
+"""`python -m benchmarks`: measure, and write docs/benchmarks/gateway.json and gateway.md.
+
+`python -m benchmarks.truth` does the same for truth.json, which the page shows too.
+"""
 
 import argparse
 import json
@@ -8,35 +11,34 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import build, figures, hangups, measure, page, starts
+from benchmarks import build, figures, hangups, measure, memory, page, starts
 from benchmarks.processes import BenchError
-from benchmarks.targets import ROOT, Places, Street
+from benchmarks.targets import Places, Street
 
-DOCS: Final = ROOT / "docs" / "benchmarks"
 PACKAGES: Final = ("insula", "litestar", "granian", "uvloop", "aiohttp", "msgspec", "sqlalchemy")
 
 
 def main() -> int:
     options = read_options()
     effort = measure.QUICK if options.quick else measure.FULL
-    folder = build.build_folder() if options.quick else DOCS
+    if options.soak:
+        effort = replace(effort, soak=measure.LONG_SOAK)
+    folder = build.build_folder() if options.quick else page.DOCS
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if not options.page_only:
-            results = run(options, effort)
-            write(folder, results)
-        text = page.render(read(folder))
+            page.write(page.RESULTS, run(options, effort), folder)
+        page.publish(folder)
     except BenchError as error:
         print(error, file=sys.stderr)
         return 1
-    (folder / "gateway.md").write_text(text)
-    print(text)
+    print((folder / page.PAGE).read_text())
     return 0
 
 
@@ -45,9 +47,13 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="short, without LiteLLM; results stay in .build"
     )
+    parser.add_argument(
+        "--soak", action="store_true", help="watch the memory up to the 500 000th request"
+    )
     parser.add_argument("--page-only", action="store_true", help="write the page from the json")
     parser.add_argument("--no-litellm", action="store_true", help="leave LiteLLM out")
     parser.add_argument("--litellm-venv", metavar="PATH", help="an environment that has LiteLLM")
+    parser.add_argument("--smg-venv", metavar="PATH", help="an environment that has smg")
     parser.add_argument(
         "--lean-python", metavar="PATH", help="Python of an environment without dev packages"
     )
@@ -65,13 +71,15 @@ def run(options: argparse.Namespace, effort: measure.Effort) -> dict[str, Any]:
             litellm_python=(
                 build.litellm_environment(options.litellm_venv) if with_litellm else None
             ),
+            smg_python=build.smg_environment(options.smg_venv) if options.smg_venv else None,
             scratch=Path(scratch),
         )
         street = Street(places)
         with street.open():
             timed = starts.time_starts(street, effort.starts)
             left = hangups.cut(street)
-            samples, memory = measure.measure(street, effort)
+            samples, memory_after = measure.measure(street, effort)
+            growth = memory.grow(street, effort)
     keep(samples + timed)
     return {
         "measured_at": datetime.now(UTC).date().isoformat(),
@@ -81,9 +89,12 @@ def run(options: argparse.Namespace, effort: measure.Effort) -> dict[str, Any]:
         "versions": versions(places),
         "cells": figures.summarise_load(samples),
         "starts": figures.summarise_starts(timed),
-        "memory_after_mib": memory,
+        "memory_after_mib": memory_after,
+        "growth": growth,
         "hang_ups": left,
         "ratios": figures.ratios(samples, timed),
+        "floors": figures.floors(samples),
+        "extras": figures.extras(samples),
         "noise": figures.summarise_noise(samples),
     }
 
@@ -92,18 +103,6 @@ def keep(rows: list[dict[str, Any]]) -> None:
     """Leave every single sample where a doubtful figure can be looked up."""
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (build.build_folder() / "samples.jsonl").write_text(lines)
-
-
-def write(folder: Path, results: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "gateway.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-
-
-def read(folder: Path) -> dict[str, Any]:
-    found = folder / "gateway.json"
-    if not found.exists():
-        raise BenchError("Nothing has been measured yet: leave --page-only out.")
-    return json.loads(found.read_text())
 
 
 def machine() -> dict[str, Any]:
@@ -119,11 +118,12 @@ def machine() -> dict[str, Any]:
 
 def versions(places: Places) -> dict[str, str]:
     found = {name: metadata.version(name) for name in PACKAGES}
-    if places.litellm_python:
-        line = "from importlib.metadata import version; print(version('litellm'))"
-        command = (places.litellm_python, "-c", line)
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found["litellm"] = done.stdout.strip()
+    peers = {"sglang-router": places.smg_python, "litellm": places.litellm_python}
+    for name, python in peers.items():
+        if python:
+            line = f"from importlib.metadata import version; print(version({name!r}))"
+            done = subprocess.run((python, "-c", line), capture_output=True, text=True, check=True)
+            found[name] = done.stdout.strip()
     return found
 
 

@@ -1,4 +1,4 @@
-"""What must be there before anything is measured: two C programs and LiteLLM's environment."""
+"""What must be there before anything is measured: two C programs and the peers' environments."""
 
 import shutil
 import subprocess
@@ -20,9 +20,12 @@ def build_folder() -> Path:
 
 
 def program(name: str) -> Path:
-    """Compile one of the C programs, unless it is newer than its source."""
+    """Compile one of the C programs, unless it is newer than all sources."""
     source, target = HERE / f"{name}.c", build_folder() / name
-    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+    newest = max(path.stat().st_mtime for path in (source, *HERE.glob("*.h")))
+    if not target.exists() or target.stat().st_mtime < newest:
+        if shutil.which("cc") is None:
+            raise BenchError("A C compiler is needed, as `cc` on the PATH.")
         run("cc", "-O2", "-o", str(target), str(source))
     return target
 
@@ -40,6 +43,14 @@ def litellm_environment(given: str | None) -> str:
         run(uv, "venv", "--clear", "--python", sys.executable, str(folder))
         run(uv, "pip", "install", "--python", str(python), "litellm[proxy]")
         compile_bytecode(str(python), folder / "lib")
+    return str(python)
+
+
+def smg_environment(given: str) -> str:
+    """The Python of an environment that has `smg`: what `pip install sglang-router` makes."""
+    python = Path(given).absolute() / "bin" / "python"
+    if not python.with_name("smg").exists():
+        raise BenchError(f"--smg-venv: there is no {python.with_name('smg')}")
     return str(python)
 
 

@@ -1,10 +1,11 @@
 /* A load generator that understands server-sent events. Prints one JSON object.
  *
- *   load -p PORT -c CONNECTIONS -d SECONDS [-w SECONDS] [-r RATE] [-H 'name: value'] -b BODY
+ *   load -p PORT -c CONNECTIONS -d SECONDS [-w SECONDS] [-r RATE] [-n COUNT] [-H 'name: value']
+ *        -f FILE
  *
- * Closed loop: a connection asks again as soon as it has its answer. With -r: open loop, RATE
+ * FILE is the body of every request. Closed loop: a connection asks again as soon as it has its answer. With -r: open loop, RATE
  * requests a second, each timed from the moment it was due, so that a stall is not forgiven.
- * -w is a time at the start that is not counted. At the end what is in flight is waited for (at
+ * With -n: COUNT requests, and no more. -w is a time at the start that is not counted. At the end what is in flight is waited for (at
  * most DRAIN_S), so that the CPU a server spent belongs to a known number of requests.
  */
 #define _GNU_SOURCE
@@ -46,9 +47,10 @@ struct times { uint32_t *at; size_t n, cap; };
 static struct {
     int port, connections;
     double seconds, warm_s, rate;
+    long long most;
     char headers[4096];
-    const char *body;
-} ask = {.connections = 1, .seconds = 1, .body = ""};
+    const char *file;
+} ask = {.connections = 1, .seconds = 1};
 
 static struct {
     long long sent, answered, in_window, http_errors, broken, no_done, events, window_events;
@@ -122,6 +124,7 @@ static void begin(struct link *l, int64_t due) {
     l->begun = due;
     in_flight++;
     got.sent++;
+    if (got.sent == ask.most) over_at = now_ns();
     push(l);
 }
 
@@ -271,7 +274,7 @@ static void run(void) {
     counted_from = began + (int64_t)(ask.warm_s * SECOND);
     over_at = counted_from + (int64_t)(ask.seconds * SECOND);
     if (!ask.rate)
-        for (int i = 0; i < ask.connections; i++) begin(&links[i], now_ns());
+        for (int i = 0; i < ask.connections && now_ns() < over_at; i++) begin(&links[i], now_ns());
     for (;;) {
         int64_t now = now_ns();
         if ((now >= over_at && !in_flight) || now >= over_at + DRAIN_S * SECOND) break;
@@ -290,43 +293,63 @@ static void show(void) {
     getrusage(RUSAGE_SELF, &use);
     double cpu_s = use.ru_utime.tv_sec + use.ru_stime.tv_sec
                    + (use.ru_utime.tv_usec + use.ru_stime.tv_usec) / 1e6;
+    double seconds = (over_at - counted_from) / (double)SECOND;
     struct times *all[] = {&got.whole, &got.first, &got.gap};
     for (int i = 0; i < 3; i++)
         if (all[i]->n) qsort(all[i]->at, all[i]->n, sizeof(uint32_t), by_size);
     printf("{\"sent\":%lld,\"answered\":%lld,\"http_errors\":%lld,\"odd_status\":%d,"
            "\"broken\":%lld,\"no_done\":%lld,\"requests_per_s\":%.2f,", got.sent, got.answered,
            got.http_errors, got.odd_status, got.broken, got.no_done,
-           got.in_window / ask.seconds);
+           got.in_window / seconds);
     printf("\"events\":%lld,\"events_per_s\":%.1f,\"p50_ms\":%.4f,\"p99_ms\":%.4f,", got.events,
-           got.window_events / ask.seconds, share(&got.whole, .5), share(&got.whole, .99));
+           got.window_events / seconds, share(&got.whole, .5), share(&got.whole, .99));
     printf("\"first_p50_ms\":%.4f,\"gap_p50_ms\":%.4f,\"gap_p99_ms\":%.4f,\"cpu_s\":%.4f}\n",
            share(&got.first, .5), share(&got.gap, .5), share(&got.gap, .99), cpu_s);
 }
 
 static int read_options(int argc, char **argv) {
     int option;
-    while ((option = getopt(argc, argv, "p:c:d:w:r:H:b:")) != -1) {
+    while ((option = getopt(argc, argv, "p:c:d:w:r:n:H:f:")) != -1) {
         if (option == 'p') ask.port = atoi(optarg);
         else if (option == 'c') ask.connections = atoi(optarg);
         else if (option == 'd') ask.seconds = atof(optarg);
         else if (option == 'w') ask.warm_s = atof(optarg);
         else if (option == 'r') ask.rate = atof(optarg);
-        else if (option == 'b') ask.body = optarg;
+        else if (option == 'n') ask.most = atoll(optarg);
+        else if (option == 'f') ask.file = optarg;
         else if (option == 'H' && strlen(ask.headers) + strlen(optarg) < sizeof ask.headers - 3)
             strcat(strcat(ask.headers, optarg), "\r\n");
         else return -1;
     }
-    return ask.port && ask.connections > 0 && ask.seconds > 0 ? 0 : -1;
+    return ask.port && ask.connections > 0 && ask.seconds > 0 && ask.file ? 0 : -1;
+}
+
+/* Write the one request that is sent again and again. */
+static void prepare(void) {
+    char *body = NULL;
+    size_t len = 0;
+    FILE *from = fopen(ask.file, "r"), *to = open_memstream(&body, &len);
+    if (!from || !to) {
+        perror(ask.file);
+        exit(1);
+    }
+    for (int c; (c = getc(from)) != EOF;) putc(c, to);
+    fclose(from);
+    fclose(to);
+    is_stream = memmem(body, len, "\"stream\":true", 13) != NULL;
+    to = open_memstream(&request, &request_len);
+    if (!to) abort();
+    fprintf(to, "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n"
+            "content-type: application/json\r\naccept: */*\r\n%scontent-length: %zu\r\n\r\n",
+            ask.port, ask.headers, len);
+    fwrite(body, 1, len, to);
+    fclose(to);
+    free(body);
 }
 
 int main(int argc, char **argv) {
     if (read_options(argc, argv)) return 2;
-    int n = asprintf(&request, "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n"
-                     "content-type: application/json\r\naccept: */*\r\n%scontent-length: %zu"
-                     "\r\n\r\n%s", ask.port, ask.headers, strlen(ask.body), ask.body);
-    if (n < 0) return 1;
-    request_len = n;
-    is_stream = strstr(ask.body, "\"stream\":true") != NULL;
+    prepare();
     signal(SIGPIPE, SIG_IGN);
     epoll = epoll_create1(0);
     links = calloc(ask.connections, sizeof *links);

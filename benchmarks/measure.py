@@ -9,13 +9,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from benchmarks.furnish import furnished
 from benchmarks.processes import BenchError, Server, machine_cpu_s
 from benchmarks.targets import (
-    CLIENT_KEY,
+    BARE,
     DIRECT,
     FAST_MODEL,
+    INSULA,
+    LITELLM,
+    LITESTAR,
     PACED_MODEL,
     PLAIN_MODEL,
+    REFERENCE,
+    SMG,
     TWIN,
     Street,
     body,
@@ -32,7 +38,7 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long and how often is measured."""
+    """How long and how often is measured. ``soak``: memory, from which request to which."""
 
     rounds: int
     seconds: float
@@ -40,23 +46,28 @@ class Effort:
     quiet_s: float
     starts: int
     is_full: bool
+    soak: tuple[int, int] = (20_000, 60_000)
 
 
 FULL = Effort(rounds=7, seconds=1.5, warm_s=0.3, quiet_s=0.8, starts=7, is_full=True)
 QUICK = Effort(rounds=3, seconds=0.5, warm_s=0.1, quiet_s=0.2, starts=2, is_full=False)
+LONG_SOAK = (50_000, 500_000)
 
 
 @dataclass(frozen=True)
 class Cell:
     """One kind of load. `rate` makes it an open loop of so many requests a second.
 
-    Streams that are paced need no warming up, and a second less is a wave of them less.
+    Streams that are paced need no warming up, and a second less is a wave of them less. `targets`
+    are those that it is for.
     """
 
     name: str
     title: str
     body: str
     connections: int
+    targets: tuple[str, ...]
+    header: str = ""
     rate: float = 0
     least_s: float = 0
     is_quick: bool = True
@@ -67,30 +78,55 @@ class Cell:
         return '"stream":true' in self.body
 
 
+GATEWAYS: Final = (DIRECT, REFERENCE, TWIN, LITESTAR, INSULA, SMG, LITELLM)
 PLAIN = body(PLAIN_MODEL)
-ONE: Final = Cell("plain-1", "Plain calls, one connection", PLAIN, 1)
-SIXTEEN: Final = Cell("plain-16", "Plain calls, 16 connections", PLAIN, 16)
+ONE: Final = Cell("plain-1", "Plain calls, one connection", PLAIN, 1, (*GATEWAYS, BARE))
+SIXTEEN: Final = Cell("plain-16", "Plain calls, 16 connections", PLAIN, 16, (*GATEWAYS, BARE))
 STEADY: Final = Cell(
     "plain-20-a-second",
     "Plain calls, 20 a second whatever the answer takes",
     PLAIN,
     16,
+    (*GATEWAYS, BARE),
     rate=20,
     least_s=4,
     is_quick=False,
 )
 FAST: Final = Cell(
-    "stream-8", "8 streams at once, no delay between events", body(FAST_MODEL, stream=True), 8
+    "stream-8",
+    "8 streams at once, no delay between events",
+    body(FAST_MODEL, stream=True),
+    8,
+    GATEWAYS,
 )
 PACED: Final = Cell(
     "paced-64",
     "64 streams at once, an event every 10 ms",
     body(PACED_MODEL, stream=True),
     64,
+    GATEWAYS,
     least_s=0.9,
     is_warmed=False,
 )
-CELLS: Final = (ONE, SIXTEEN, STEADY, FAST, PACED)
+KILOBYTE, BIG, HUGE = (
+    Cell(
+        f"prompt-{name.replace(' ', '').lower()}",
+        f"Prompts of {name}, 16 connections",
+        body(PLAIN_MODEL, prompt_bytes=size),
+        16,
+        tuple(name for name in GATEWAYS if name != TWIN),
+    )
+    for name, size in (("1 KB", 1_000), ("100 KB", 100_000), ("1 MB", 1_000_000))
+)
+HIT: Final = Cell(
+    "cache-hit",
+    "Answers from the cache, 16 connections",
+    PLAIN,
+    16,
+    (BARE, INSULA),
+    header="x-cache-ttl: 3600",
+)
+CELLS: Final = (ONE, SIXTEEN, STEADY, FAST, PACED, KILOBYTE, BIG, HUGE, HIT)
 
 
 class Range:
@@ -100,11 +136,13 @@ class Range:
         self._street = street
         self._effort = effort
         self._targets = targets
+        self._bodies = {cell.name: self._kept(cell) for cell in CELLS}
 
     def rounds(self, cells: tuple[Cell, ...]) -> Iterator[Sample]:
         for number in range(self._effort.rounds):
             for cell in cells:
-                for name in random.sample(list(self._targets), len(self._targets)):
+                names = [name for name in cell.targets if name in self._targets]
+                for name in random.sample(names, len(names)):
                     yield self._shoot(cell, name) | {"round": number}
             print(f"round {number + 1} of {self._effort.rounds}", flush=True)
 
@@ -137,14 +175,22 @@ class Range:
         seconds = max(effort.seconds, cell.least_s)
         warm_s = effort.warm_s if cell.is_warmed else 0
         options = f"-p {target.port} -c {cell.connections} -r {cell.rate} -d {seconds} -w {warm_s}"
-        header = f"authorization: Bearer {CLIENT_KEY}"
-        command = (str(self._street.places.load), *options.split(), "-H", header, "-b", cell.body)
+        headers = (f"authorization: Bearer {target.key}", *filter(None, [cell.header]))
+        command = [str(self._street.places.load), *options.split(), "-f", self._bodies[cell.name]]
+        for header in headers:
+            command += ["-H", header]
         done = subprocess.run(command, capture_output=True, timeout=LOAD_LIMIT_S, check=True)
         load: Sample = json.loads(done.stdout)
         if not load["answered"]:
             status = load["odd_status"]
             raise BenchError(f"{target.name}: no answer in {cell.name} ({status})\n{target.tail()}")
         return load
+
+    def _kept(self, cell: Cell) -> str:
+        """Write a cell's body where the load generator reads it."""
+        path = self._street.folder() / "body.json"
+        path.write_text(cell.body)
+        return str(path)
 
     def _settle(self, target: Server) -> float:
         """Wait until the target is idle, so that it pays itself for what it does afterwards."""
@@ -159,15 +205,16 @@ class Range:
 
 def measure(street: Street, effort: Effort) -> tuple[list[Sample], dict[str, float]]:
     """All cells against all targets; and each target's memory when everything is over."""
-    servers = [street.reference(), street.reference(TWIN), street.insula(street.folder())]
-    if street.places.litellm_python:
-        servers.append(street.litellm())
+    servers = [street.reference(), street.reference(TWIN), street.litestar(), street.bare()]
     cells = tuple(cell for cell in CELLS if cell.is_quick or effort.is_full)
     with contextlib.ExitStack() as stack:
         targets = {DIRECT: street.upstream}
-        for server in servers:
+        for server in (*servers, *street.peers()):
             targets[server.name] = stack.enter_context(street.started(server))
             make_ready(server)
+        targets[INSULA] = stack.enter_context(furnished(street))
         samples = list(Range(street, effort, targets).rounds(cells))
-        memory = {server.name: server.pss_mib() for server in servers}
+        memory = {
+            name: server.pss_mib() for name, server in targets.items() if name not in {DIRECT, BARE}
+        }
     return samples, memory

@@ -1,28 +1,35 @@
 """The results as a page."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import starts
+from benchmarks.hangups import PHASES
 from benchmarks.measure import CELLS, Cell
-from benchmarks.targets import DIRECT, INSULA, LITELLM, REFERENCE, TWIN
+from benchmarks.processes import BenchError
+from benchmarks.targets import (
+    BARE,
+    DIRECT,
+    INSULA,
+    LITELLM,
+    LITESTAR,
+    REFERENCE,
+    SMG,
+    TWIN,
+)
+from benchmarks.verdicts import NONE, Results, Verdict, number, spaced, verdicts
 
-Results = dict[str, Any]
+DOCS: Final = Path(__file__).parents[1] / "docs" / "benchmarks"
+RESULTS = "gateway.json"
+TRUTH = "truth.json"
+PAGE = "gateway.md"
 
-RESULTS: Final = Path(__file__).parents[1] / "docs" / "benchmarks" / "gateway.json"
-
-CPU_LIMIT = 1.6
-CPU_LITELLM_LIMIT = 1 / 25
-ADDED_LIMIT = 2.0
-START_LIMIT = 1.5
-START_LITELLM_LIMIT = 1 / 3
-MEMORY_LIMIT_MIB = 130
 PAIR_LIMIT = 0.05
 FOREIGN_LIMIT_CORES = 0.3
-NONE = "-"
-ORDER: Final = (DIRECT, REFERENCE, TWIN, INSULA, LITELLM)
+HEAD: Final = ("figure", "must", "measured", "reference")
+ORDER: Final = (DIRECT, BARE, REFERENCE, TWIN, LITESTAR, INSULA, SMG, LITELLM)
 PLAIN_COLUMNS: Final = {
     "requests_per_s": "requests/s",
     "cpu_ms": "CPU-ms/request",
@@ -50,8 +57,9 @@ INTRODUCTION = """\
 This page is written by `just bench`. Everything ran on one machine, over loopback, side by side:
 the same request straight to the upstream (*{direct}*), through a bare pass-through (*{reference}*,
 `benchmarks/reference.py`: no framework, no features), through Insula as `python -m app` starts it,
-and through LiteLLM's proxy with one worker and no database. Read the ratios: they are formed
-inside a round and carry over to other machines; requests a second do not.
+and through other gateways: `smg` (Rust, PyPI `sglang-router`) and LiteLLM's proxy, one worker and
+no database. Read the ratios: they are formed inside a round and carry over to other machines;
+requests a second do not.
 """
 METHOD = """\
 ## How it was measured
@@ -62,9 +70,15 @@ METHOD = """\
   counters, until the target is idle again: nobody pays for a neighbour's backlog. It is the
   steadiest figure.
 - The CPU of *{direct}* is the upstream's own.
-- One worker each. Bytecode is compiled. Insula runs with its default settings: key check, limits,
-  a usage row for every call, metrics, access log and the watch for clients that leave are on. The
-  watch begins 20 ms into a call: calls of this benchmark that end sooner do not pay for it.
+- One worker each. Bytecode is compiled. Insula runs with its default settings and a key that may
+  use a list of models within limits (requests and tokens a minute, calls at once, a budget) that
+  never bind: every call is checked, reserved, priced and written down as a usage row; metrics,
+  access log and the watch for clients that leave are on. The watch begins 20 ms into a call: calls
+  of this benchmark that end sooner do not pay for it.
+- LiteLLM checks one key and has no limits; `smg` checks no key, has no limits, keeps no usage, and
+  has retries and breakers off.
+- *{bare}* is this server with an answer of its own: no key, no upstream, no usage row. Nothing
+  behind the same server can cost less.
 - At 16 connections the loop is closed and the machine saturated, so latency there is queueing;
   what a gateway adds is read at one connection, or at 20 calls a second.
 - The upstream is a C program (`benchmarks/upstream.c`) that never limits a plain call.
@@ -74,20 +88,42 @@ METHOD = """\
 """
 
 
-def render(results: Results) -> str:
-    """The whole page."""
+def render(results: Results, truth: Results | None) -> str:
+    """The whole page. ``truth``: what `python -m benchmarks.truth` has found."""
     cells = [cell for cell in CELLS if cell.name in results["cells"]]
+    found = list(verdicts(results, truth))
     parts = [
         INTRODUCTION.format(direct=DIRECT, reference=REFERENCE),
-        table(("figure", "must", "measured", "reference"), _verdicts(results)),
+        table(HEAD, (verdict.row for verdict in found)),
+        *_missed(found),
         *(_cell(cell, results["cells"][cell.name]) for cell in cells),
-        _starts(results),
         _hang_ups(results["hang_ups"]),
+        *([_truth(truth)] if truth else []),
+        _starts(results),
         _ratios(results["ratios"]),
         _method(results),
         _machine(results),
     ]
     return "\n".join(parts)
+
+
+def publish(folder: Path = DOCS) -> None:
+    """Write the page from what runs have left in `folder`."""
+    results = read(RESULTS, folder)
+    if results is None:
+        raise BenchError("Nothing has been measured yet: leave --page-only out.")
+    (folder / PAGE).write_text(render(results, read(TRUTH, folder)))
+
+
+def write(name: str, results: Results, folder: Path = DOCS) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+def read(name: str, folder: Path = DOCS) -> Results | None:
+    """Results that a run has left in `folder`."""
+    found = folder / name
+    return json.loads(found.read_text()) if found.exists() else None
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -98,64 +134,18 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def readme_table() -> str:
     """The first table of the page, from the committed results."""
-    if not RESULTS.exists():
+    results = read(RESULTS)
+    if results is None:
         return "Not measured yet."
-    head = ("figure", "must", "measured", "reference")
-    return table(head, _verdicts(json.loads(RESULTS.read_text()))).rstrip()
+    return table(HEAD, (verdict.row for verdict in verdicts(results, read(TRUTH)))).rstrip()
 
 
-def _verdicts(results: Results) -> Iterable[tuple[str, ...]]:
-    ratio, cells, timed = results["ratios"], results["cells"], results["starts"]
-    sixteen, one = cells.get("plain-16", {}), cells.get("plain-1", {})
-    cpu = _reader(sixteen, "cpu_ms", "CPU-ms")
-    added = _reader(one, "added_p50_ms", "ms")
-    start = _reader(timed, "seconds", "s")
-    memory = _reader(timed, "pss_mib", "MiB")
-    name = "CPU of a plain call, 16 connections"
-    yield _times(name, CPU_LIMIT, ratio["cpu_to_reference"], cpu, REFERENCE)
-    yield _part(name, CPU_LITELLM_LIMIT, ratio["cpu_to_litellm"], cpu)
-    name = "added p50, one connection"
-    row = _times(name, ADDED_LIMIT, ratio["added_p50_to_reference"], added, REFERENCE)
-    peer = number(ratio["added_p50_of_litellm_to_reference"])
-    yield (*row[:3], f"{row[3]}; LiteLLM adds {peer} x" if peer != NONE else row[3])
-    name = "start, to the first 200"
-    yield _times(name, START_LIMIT, ratio["start_to_import"], start, starts.IMPORT)
-    yield _part(name, START_LITELLM_LIMIT, ratio["start_to_litellm"], start)
-    for suffix in ("", starts.LEAN):
-        mine = timed.get(INSULA + suffix, {}).get("pss_mib")
-        if mine is not None:
-            must, shown = f"≤ {MEMORY_LIMIT_MIB} MiB", f"{mine:.0f} MiB"
-            others = f"{memory(LITELLM)} ({LITELLM}), {memory(REFERENCE)} ({REFERENCE})"
-            yield f"idle memory (PSS){suffix}", must, _mark(shown, mine, MEMORY_LIMIT_MIB), others
-
-
-def _times(
-    name: str, limit: float, value: float | None, read: Callable[[str], str], peer: str
-) -> tuple[str, ...]:
-    shown = f"{number(value)} x ({read(INSULA)})"
-    return name, f"≤ {limit:g} x {peer}", _mark(shown, value, limit), f"{read(peer)} ({peer})"
-
-
-def _part(
-    name: str, limit: float, value: float | None, read: Callable[[str], str]
-) -> tuple[str, ...]:
-    shown = f"1/{number(1 / value)} ({read(INSULA)})" if value else NONE
-    must = f"≤ 1/{1 / limit:.0f} of {LITELLM}"
-    return name, must, _mark(shown, value, limit), f"{read(LITELLM)} ({LITELLM})"
-
-
-def _mark(shown: str, value: float | None, limit: float) -> str:
-    if value is None:
-        return "not measured"
-    return shown if value <= limit else f"**{shown}: missed**"
-
-
-def _reader(rows: dict[str, Any], metric: str, unit: str) -> Callable[[str], str]:
-    def read(name: str) -> str:
-        value = rows.get(name, {}).get(metric)
-        return NONE if value is None else f"{number(value)} {unit}"
-
-    return read
+def _missed(found: list[Verdict]) -> Iterable[str]:
+    lines = [
+        f"- {each.figure}, {each.measured}. {each.why}" for each in found if each.is_met is False
+    ]
+    if lines:
+        yield "## What is missed, and why\n\n" + "\n".join(lines) + "\n"
 
 
 def _cell(cell: Cell, targets: dict[str, Any]) -> str:
@@ -183,20 +173,46 @@ def _starts(results: Results) -> str:
 
 
 def _hang_ups(seen: dict[str, Any]) -> str:
-    rows = []
-    for name, row in seen.items():
-        shown = [name]
-        for kind in ("streams", "plain"):
-            late = row[kind]["last_after_ms"]
-            shown += [f"{row[kind]['cut']} / {row[kind]['calls']}"]
-            shown += [NONE if late is None else f"{late:.1f} ms"]
-        rows.append(shown)
+    kinds = [(phase, kind) for phase in PHASES for kind in ("plain", "streamed")]
+    kinds = [
+        pair for pair in kinds if any(pair[1] in row.get(pair[0], {}) for row in seen.values())
+    ]
+    rows = [
+        (f"{phase}, {kind}", *(_cut(row.get(phase, {}).get(kind)) for row in seen.values()))
+        for phase, kind in kinds
+    ]
     text = (
-        "Clients leave in the middle; what counts is whether the upstream sees its own call cut "
-        "within a second, and how long after the last client left.\n\n"
+        "Clients leave in the middle of a call. What counts is how many calls are cut within a "
+        "second, and how long after its client had left the last of them was. Of calls that the "
+        "upstream has, the upstream says so; one that is queued must give its place up and never "
+        "reach the upstream; one that is connecting must close its sockets.\n\n"
     )
-    head = "target", "streams cut", "last after", "plain calls cut", "last after"
-    return "## Clients that leave\n\n" + text + table(head, rows)
+    return "## Clients that leave\n\n" + text + table(("phase", *seen), rows)
+
+
+def _cut(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return NONE
+    late = row["last_after_ms"]
+    shown = f"{row['cut']} / {row['calls']}"
+    return shown if late is None else f"{shown}, {late:.1f} ms"
+
+
+def _truth(truth: Results) -> str:
+    head, *rows = truth["table"]
+    wrong = ", ".join(f"{count} {kind}" for kind, count in truth["differences"].items())
+    text = (
+        f"`python -m benchmarks.truth --seed {truth['seed']}` on {truth['measured_at']}: "
+        f"{spaced(truth['calls'])} mixed calls in {truth['seconds']:.0f} s, and {truth['kills']} "
+        "times `kill -9` in the middle of them. The upstream's own counts, what each client knows "
+        "to have had, and the usage rows, compared call by call:\n\n"
+    )
+    lost = (
+        f"\nDifferences: {wrong}. {truth['killed']} Of a call that its client left, the upstream "
+        "tells no usage: its tokens are the request's bytes by four, and the events that passed. "
+        "They must be no less than the client had, and no more than the upstream sent.\n"
+    )
+    return "## Usage rows against the upstream's own counts\n\n" + text + table(head, rows) + lost
 
 
 def _ratios(ratio: dict[str, float | None]) -> str:
@@ -214,6 +230,7 @@ def _method(results: Results) -> str:
         "smaller differences mean nothing" if apart <= PAIR_LIMIT and quiet else "**do not quote**"
     )
     return METHOD.format(
+        bare=BARE,
         direct=DIRECT,
         rounds=effort["rounds"],
         seconds=effort["seconds"],
@@ -231,11 +248,3 @@ def _machine(results: Results) -> str:
     return "## Machine and versions\n\n" + table(
         ("", ""), ((name, str(value)) for name, value in rows)
     )
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, without an exponent."""
-    if value is None:
-        return NONE
-    digits = next((3 - power for power in (-1, 0, 1, 2) if abs(value) < 10**power), 0)
-    return f"{value:.{digits}f}" if value else "0"

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,13 +28,20 @@ class BenchError(Exception):
 
 
 class Server:
-    """One started process and everything it starts itself."""
+    """One started process and everything it starts itself. ``key`` is its clients'."""
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], port: int
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        port: int,
+        *,
+        key: str = "",
     ) -> None:
         self.name = name
         self.port = port
+        self.key = key
         self._command = list(command)
         self._environment = {**bare_environment(), **environment}
         self._started_at = 0.0
@@ -52,6 +59,14 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def prepare(self, *command: str) -> None:
+        """Run a command to its end as if it were this server's, before the server starts."""
+        done = subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise BenchError(f"{' '.join(command)} failed:\n{done.stderr[-LOG_TAIL_CHARS:]}")
 
     @property
     def pid(self) -> int:
@@ -79,6 +94,16 @@ class Server:
     def pss_mib(self) -> float:
         return sum(pss_kib(pid) for pid in tree(self.pid)) / 1024
 
+    def rss_mib(self) -> float:
+        return sum(rss_kib(pid) for pid in tree(self.pid)) / 1024
+
+    def kill(self) -> None:
+        """End it as a power cut would: nothing is told, nothing is flushed."""
+        for pid in tree(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
     def stop(self) -> None:
         """End the process; what it leaves behind is killed, and nothing else."""
         members = tree(self.pid)
@@ -100,17 +125,19 @@ def bare_environment() -> dict[str, str]:
 def free_port() -> int:
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
-        return door.getsockname()[1]
+        return int(door.getsockname()[1])
 
 
-def ask(port: int, path: str, *, body: str = "", key: str = "") -> tuple[int, bytes]:
+def ask(
+    port: int, path: str, *, body: str = "", key: str = "", method: str = ""
+) -> tuple[int, bytes]:
     """One request over a connection of its own."""
     headers = {"content-type": "application/json"} if body else {}
     if key:
         headers["authorization"] = f"Bearer {key}"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        connection.request("POST" if body else "GET", path, body or None, headers)
+        connection.request(method or ("POST" if body else "GET"), path, body or None, headers)
         response = connection.getresponse()
         return response.status, response.read()
     finally:
@@ -157,11 +184,31 @@ def cpu_s(root: int) -> float:
 
 
 def pss_kib(pid: int) -> int:
+    return _kib(pid, "smaps_rollup", "Pss:")
+
+
+def rss_kib(pid: int) -> int:
+    return _kib(pid, "status", "VmRSS:")
+
+
+def _kib(pid: int, file: str, name: str) -> int:
+    """A line of a process's account of itself; 0 when the process is gone."""
     try:
-        lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+        lines = (PROC / str(pid) / file).read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
+
+
+def sockets(pids: Iterable[int]) -> int:
+    """How many sockets these processes have open."""
+    found = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for link in (PROC / str(pid) / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    found += str(link.readlink()).startswith("socket:")
+    return found
 
 
 def machine_cpu_s() -> tuple[float, float]:

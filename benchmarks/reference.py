@@ -1,6 +1,7 @@
 """The least a gateway can do: look the key up, read two fields, pass the bytes both ways.
 
-A plain ASGI callable with no framework. Insula is measured in units of it.
+A plain ASGI callable with no framework. Insula is measured in units of it. ``bare`` answers without
+any upstream, which is what the server alone costs.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ EVENTS: Final = [
 REFUSED: Final = b'{"error":{"message":"Wrong key.","type":"authentication_error"}}'
 UNREADABLE: Final = b'{"error":{"message":"Wrong body.","type":"invalid_request_error"}}'
 UNREACHABLE: Final = b'{"error":{"message":"No answer.","type":"api_error"}}'
+SAYS_NOTHING: Final = b'{"object":"chat.completion","choices":[],"usage":null}'.ljust(600)
 
 
 class Envelope(msgspec.Struct):
@@ -61,6 +63,13 @@ class PassThrough:
 
     async def _live(self, receive: Any, send: Any) -> None:
         await receive()
+        await self.open()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def open(self) -> None:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=POOL_LIMIT, keepalive_timeout=60, ttl_dns_cache=300
@@ -71,10 +80,9 @@ class PassThrough:
             auto_decompress=False,
             trust_env=False,
         )
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
+
+    async def close(self) -> None:
         await self._session.close()
-        await send({"type": "lifespan.shutdown.complete"})
 
     def _owner(self, scope: Any) -> str | None:
         for name, value in scope["headers"]:
@@ -106,9 +114,10 @@ class PassThrough:
 
 async def read(receive: Any) -> bytes:
     message = await receive()
+    whole: bytes = message["body"]
     if not message.get("more_body"):
-        return message["body"]
-    parts = [message["body"]]
+        return whole
+    parts = [whole]
     while message.get("more_body"):
         message = await receive()
         parts.append(message["body"])
@@ -144,6 +153,19 @@ async def pass_on(response: aiohttp.ClientResponse, send: Any) -> None:
 async def leave(receive: Any) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def bare(scope: Any, receive: Any, send: Any) -> None:
+    """Read the request and answer: no key, no upstream, nothing."""
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    if scope["method"] == "POST":
+        await read(receive)
+    await answer(send, 200, SAYS_NOTHING)
 
 
 app = PassThrough(

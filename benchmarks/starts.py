@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.processes import Server, bare_environment
-from benchmarks.targets import INSULA, LITELLM, REFERENCE, Street, make_ready, ready_path
+from benchmarks.targets import INSULA, LITELLM, REFERENCE, SMG, Street, make_ready, ready_path
 
 IMPORT_LINE = "import litestar, sqlalchemy.ext.asyncio"
 IDLE_AFTER_S = 1.0
@@ -39,6 +39,8 @@ def _kinds(street: Street) -> dict[str, Callable[[], Start]]:
     for name, python in (("", places.python), (LEAN, places.lean_python)):
         if python:
             kinds |= _insula_kinds(street, name, python)
+    if places.smg_python:
+        kinds[SMG] = lambda: _serve(street, street.smg())
     if places.litellm_python:
         kinds[LITELLM] = lambda: _serve(street, street.litellm())
     return kinds

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,28 +15,45 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 DIRECT = "direct"
 REFERENCE = "raw + aiohttp"
 TWIN = "raw + aiohttp, again"
+LITESTAR = "Litestar @asgi + aiohttp"
+BARE = "bare ASGI"
 INSULA = "Insula"
+SMG = "smg"
 LITELLM = "LiteLLM"
 
 CLIENT_KEY = "sk-bench-4f6d1c8a90b7e2354f6d1c8a90b7e235"
 UPSTREAM_KEY = "sk-upstream"
-QUESTION: Final = [{"role": "user", "content": "Hello, how are you?"}]
+UPSTREAM = "mock"
+QUESTION = "Hello, how are you?"
+FILLER = "The quick brown fox jumps over the lazy dog. "
 
 
-def body(model: str, *, stream: bool = False) -> str:
-    """A request; every model that is ever asked for must be in MODELS."""
-    asked: dict[str, object] = {"model": model, "messages": QUESTION}
+def body(
+    model: str,
+    *,
+    stream: bool = False,
+    script: str = "",
+    prompt_bytes: int = 0,
+    tells_usage: bool = True,
+) -> str:
+    """A request; every model that is ever asked for must be in MODELS.
+
+    ``script`` numbers the call and says what the upstream is to do: see ``upstream.c``.
+    """
+    asked: dict[str, object] = {"model": model}
     if stream:
-        asked |= {"stream": True, "stream_options": {"include_usage": True}}
+        asked["stream"] = True
+    if stream and tells_usage:
+        asked["stream_options"] = {"include_usage": True}
+    content = FILLER * (prompt_bytes // len(FILLER)) or QUESTION
+    asked["messages"] = [{"role": "user", "content": f"{script} {content}".lstrip()}]
     return json.dumps(asked, separators=(",", ":"))
 
 
 PLAIN_MODEL = "mock"
 FAST_MODEL = "mock-n100-d0"
 PACED_MODEL = "mock-n100-d10"
-LONG_MODEL = "mock-n100-d50"
-SLOW_MODEL = "mock-d2000"
-MODELS: Final = (PLAIN_MODEL, FAST_MODEL, PACED_MODEL, LONG_MODEL, SLOW_MODEL)
+MODELS: Final = (PLAIN_MODEL, FAST_MODEL, PACED_MODEL)
 
 
 @dataclass(frozen=True)
@@ -46,9 +63,10 @@ class Places:
     upstream: Path
     load: Path
     python: str
-    lean_python: str | None
-    litellm_python: str | None
     scratch: Path
+    lean_python: str | None = None
+    litellm_python: str | None = None
+    smg_python: str | None = None
 
 
 class Street:
@@ -58,7 +76,7 @@ class Street:
         port = free_port()
         command = (str(places.upstream), "-p", str(port), "-m", " ".join(MODELS))
         self.places = places
-        self.upstream = Server(DIRECT, command, {}, port)
+        self.upstream = Server(DIRECT, command, {}, port, key=UPSTREAM_KEY)
         self.upstream_url = f"http://127.0.0.1:{port}/v1"
 
     @contextlib.contextmanager
@@ -76,32 +94,47 @@ class Street:
         finally:
             server.stop()
 
-    def reference(self, name: str = REFERENCE) -> Server:
+    def reference(self, name: str = REFERENCE, *, app: str = "benchmarks.reference:app") -> Server:
         port = free_port()
         options = (
             "--interface asgi --http 1 --no-ws --loop uvloop --runtime-mode auto --workers 1 "
             f"--workers-kill-timeout 30 --log-level error --host 127.0.0.1 --port {port}"
         )
-        command = (
-            self.places.python,
-            "-m",
-            "granian",
-            *options.split(),
-            "benchmarks.reference:app",
-        )
+        command = (self.places.python, "-m", "granian", *options.split(), app)
         environment = {"BENCH_UPSTREAM": self.upstream_url, "BENCH_KEY": CLIENT_KEY}
-        return Server(name, command, environment, port)
+        return Server(name, command, environment, port, key=CLIENT_KEY)
 
-    def insula(self, data: Path, *, python: str | None = None) -> Server:
+    def litestar(self) -> Server:
+        return self.reference(LITESTAR, app="benchmarks.reference_litestar:app")
+
+    def bare(self) -> Server:
+        return self.reference(BARE, app="benchmarks.reference:bare")
+
+    def insula(
+        self, data: Path, *, python: str | None = None, settings: Mapping[str, str] | None = None
+    ) -> Server:
         port = free_port()
         environment = {
             "APP_PORT": str(port),
             "APP_DATA": str(data),
             "APP_BOOTSTRAP_KEY": CLIENT_KEY,
-            "EXTERNAL_MOCK_KEY": UPSTREAM_KEY,
-            "MOCK_BASE_URL": self.upstream_url,
+            f"EXTERNAL_{UPSTREAM.upper()}_KEY": UPSTREAM_KEY,
+            f"{UPSTREAM.upper()}_BASE_URL": self.upstream_url,
+            **(settings or {}),
         }
-        return Server(INSULA, (python or self.places.python, "-m", "app"), environment, port)
+        command = (python or self.places.python, "-m", "app")
+        return Server(INSULA, command, environment, port, key=CLIENT_KEY)
+
+    def smg(self) -> Server:
+        port = free_port()
+        options = (
+            f"--worker-urls http://127.0.0.1:{self.upstream.port} --backend openai "
+            f"--host 127.0.0.1 --port {port} --history-backend none --log-level error "
+            f"--prometheus-host 127.0.0.1 --prometheus-port {free_port()} "
+            "--disable-circuit-breaker --disable-retries"
+        )
+        program = Path(self.places.smg_python or "").with_name("smg")
+        return Server(SMG, (str(program), "launch", *options.split()), {}, port, key=CLIENT_KEY)
 
     def litellm(self) -> Server:
         port = free_port()
@@ -117,7 +150,12 @@ class Street:
             "NO_DOCS": "True",
         }
         command = (str(program), "--config", str(config), *options.split())
-        return Server(LITELLM, command, environment, port)
+        return Server(LITELLM, command, environment, port, key=CLIENT_KEY)
+
+    def peers(self) -> list[Server]:
+        """The other gateways that there is an environment for."""
+        found = [self.smg()] if self.places.smg_python else []
+        return [*found, self.litellm()] if self.places.litellm_python else found
 
     def _litellm_config(self) -> dict[str, object]:
         return {
@@ -148,5 +186,5 @@ def ready_path(name: str) -> str:
 def make_ready(server: Server) -> float:
     """Wait for the first 200 and then for the first answer; the seconds to the former."""
     seconds = server.wait_for(ready_path(server.name))
-    server.wait_for("/v1/chat/completions", body=body(PLAIN_MODEL), key=CLIENT_KEY)
+    server.wait_for("/v1/chat/completions", body=body(PLAIN_MODEL), key=server.key)
     return seconds

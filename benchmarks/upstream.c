@@ -2,10 +2,18 @@
  *
  *   upstream -p PORT -m "mock mock-n100-d10 mock-e503"
  *
- * The model of a request carries the knobs: n = events of a stream, d = milliseconds between two
- * events (for a plain call: before the answer), e = status to answer with. `-m` only says what
- * GET /v1/models lists. GET /stats counts what happened since POST /reset, client hang-ups
- * included. Each event is a write of its own, so that a reader meets them as a real one would.
+ * The model of a request carries the knobs, as in mock-n20-d5, and so does a message that begins
+ * with the number of its call, as in "content":"call-17-p300-c50-e503 Hello":
+ *
+ *   n  events of a stream                         e  status to answer with
+ *   d  milliseconds between two of them, or       x  break the connection off after so many
+ *      before a plain answer                         events of a stream, or in place of an answer
+ *   w  milliseconds before a stream begins        p, c, k  tokens told: prompt, completion, cached
+ *
+ * Whatever is to be read of a body stands within its first KNOBS_WITHIN bytes.
+ *
+ * `-m` only says what GET /v1/models lists. GET /calls says what was done for every numbered call
+ * since POST /reset. Each event is a write of its own, so that a reader meets them as real ones.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -13,44 +21,38 @@
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "answers.h"
+#include "buffer.h"
+#include "calls.h"
+
 #define REQUEST_LIMIT (16u << 20)
 #define BATCH 256
-#define CHUNK_ID "\"id\":\"chatcmpl-7QmLxZk2vTgYw9RsBn4HcDfJp\",\"object\":\"chat.completion"
+#define KNOBS_WITHIN 1024
+#define USUAL_INPUT 19
+#define USUAL_OUTPUT 24
 
 enum state { READY, WAITING, STREAMING };
 
-struct buffer { char *at; size_t len, cap; };
+struct knobs { int events, gap_ms, wait_ms, status, breaks_after, input, output, cached; };
 
 struct peer {
     int fd, slot; /* slot: place in `busy`, -1 when it waits for nothing */
     enum state state;
-    int status, events, sent, wants_usage;
-    int64_t gap_us, due_us;
+    int call, sent, is_stream, wants_usage, is_ending;
+    struct knobs knobs;
+    int64_t due_us;
     struct buffer in, out;
 };
 
-static struct {
-    long long requests, streams, streams_cut, plain_cut, events;
-    int64_t last_cut_us;
-} stats;
-
 static struct peer **busy;
 static int busy_count, busy_cap, epoll;
-static struct buffer plain, listing, event, stop, usage;
-
-static const char STREAM_HEAD[] =
-    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-    "cache-control: no-cache\r\nx-request-id: req_mock\r\ntransfer-encoding: chunked\r\n\r\n";
-static const char STREAM_END[] = "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
+static struct buffer plain, listing, event, stop;
 
 static int64_t now_us(void) {
     struct timespec t;
@@ -58,64 +60,19 @@ static int64_t now_us(void) {
     return t.tv_sec * 1000000LL + t.tv_nsec / 1000;
 }
 
-static void append(struct buffer *to, const char *bytes, size_t n) {
-    if (to->len + n + 1 > to->cap) {
-        to->cap = (to->len + n + 1) * 2;
-        to->at = realloc(to->at, to->cap);
-        if (!to->at) abort();
-    }
-    memcpy(to->at + to->len, bytes, n);
-    to->len += n;
-    to->at[to->len] = 0;
-}
-
-static void text(struct buffer *to, const char *bytes) { append(to, bytes, strlen(bytes)); }
-
-static struct buffer answer(int status, const char *body) {
-    struct buffer whole = {0};
-    char head[160];
-    sprintf(head, "HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nx-request-id: req_mock\r\n"
-            "content-length: %zu\r\n\r\n", status, status == 200 ? "OK" : "Mock", strlen(body));
-    text(&whole, head);
-    text(&whole, body);
-    return whole;
-}
-
-static struct buffer chunk(const char *rest) {
-    struct buffer whole = {0};
-    char line[800], size[16];
-    int n = sprintf(line, "data: {" CHUNK_ID ".chunk\",\"created\":1760000000,\"model\":\"mock\","
-                    "\"system_fingerprint\":\"fp_mock\",%s}\n\n", rest);
-    append(&whole, size, sprintf(size, "%x\r\n", n));
-    append(&whole, line, n);
-    text(&whole, "\r\n");
-    return whole;
-}
-
 static void prepare(const char *models) {
-    plain = answer(200, "{" CHUNK_ID "\",\"created\":1760000000,\"model\":\"mock\",\"choices\":[{"
-        "\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"This is the same answer "
-        "as always, from a server that knows no other, cut to the length of a short reply.\","
-        "\"refusal\":null,\"annotations\":[]},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
-        "\"usage\":{\"prompt_tokens\":19,\"completion_tokens\":24,\"total_tokens\":43,"
-        "\"prompt_tokens_details\":{\"cached_tokens\":0,\"audio_tokens\":0},"
-        "\"completion_tokens_details\":{\"reasoning_tokens\":0,\"audio_tokens\":0}},"
-        "\"service_tier\":\"default\",\"system_fingerprint\":\"fp_mock\"}");
-    event = chunk("\"choices\":[{\"index\":0,\"delta\":{\"content\":\" token\"},"
+    plain = completion(USUAL_INPUT, USUAL_OUTPUT, 0);
+    /* A token of four bytes, as many as tokens are taken for where nobody tells their number. */
+    event = chunk("\"choices\":[{\"index\":0,\"delta\":{\"content\":\" tok\"},"
                   "\"logprobs\":null,\"finish_reason\":null}]");
     stop = chunk("\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,"
                  "\"finish_reason\":\"stop\"}]");
-    usage = chunk("\"choices\":[],\"usage\":{\"prompt_tokens\":19,\"completion_tokens\":100,"
-                  "\"total_tokens\":119}");
     struct buffer body = {0};
     char *names = strdup(models), *left = names, *name;
     text(&body, "{\"object\":\"list\",\"data\":[");
-    for (int i = 0; (name = strsep(&left, " ")); i++) {
-        if (i) text(&body, ",");
-        text(&body, "{\"id\":\"");
-        text(&body, name);
-        text(&body, "\",\"object\":\"model\",\"created\":1760000000,\"owned_by\":\"mock\"}");
-    }
+    for (int i = 0; (name = strsep(&left, " ")); i++)
+        print(&body, "%s{\"id\":\"%s\",\"object\":\"model\",\"created\":1760000000,"
+              "\"owned_by\":\"mock\"}", i ? "," : "", name);
     text(&body, "]}");
     listing = answer(200, body.at);
     free(body.at);
@@ -141,9 +98,11 @@ static void rest(struct peer *p) {
 }
 
 static void hang_up(struct peer *p) {
-    if (p->state == STREAMING) stats.streams_cut++;
-    if (p->state == WAITING) stats.plain_cut++;
-    if (p->state != READY) stats.last_cut_us = now_us();
+    if (p->state != READY || p->is_ending) {
+        struct call *c = call_of(p->call);
+        c->cut++;
+        c->cut_us = now_us();
+    }
     rest(p);
     close(p->fd);
     free(p->in.at);
@@ -151,7 +110,16 @@ static void hang_up(struct peer *p) {
     free(p);
 }
 
-/* The three below answer -1 when the other side is gone. */
+/* An answer counts once all of it has been handed to the kernel. */
+static void settle(struct peer *p) {
+    if (!p->is_ending || p->out.len) return;
+    p->is_ending = 0;
+    struct call *c = call_of(p->call);
+    if (c->status == 200) c->whole++;
+    else c->refused++;
+}
+
+/* Those below answer -1 when the other side is gone, or is to be. */
 static int flush(struct peer *p) {
     size_t sent = 0;
     while (sent < p->out.len) {
@@ -160,8 +128,9 @@ static int flush(struct peer *p) {
         if (n < 0) return -1;
         sent += n;
     }
-    memmove(p->out.at, p->out.at + sent, p->out.len - sent);
+    if (sent) memmove(p->out.at, p->out.at + sent, p->out.len - sent);
     p->out.len -= sent;
+    settle(p);
     return 0;
 }
 
@@ -174,56 +143,104 @@ static int say(struct peer *p, const char *bytes, size_t n) {
     return 0;
 }
 
+static int say_once(struct peer *p, struct buffer whole) {
+    int gone = say(p, whole.at, whole.len);
+    free(whole.at);
+    return gone;
+}
+
+static int break_off(struct peer *p) {
+    call_of(p->call)->broken++;
+    rest(p);
+    return -1;
+}
+
+static int tell_usage(struct peer *p) {
+    struct call *c = call_of(p->call);
+    char line[240];
+    c->input = p->knobs.input;
+    c->output = p->knobs.output;
+    c->cached = p->knobs.cached;
+    sprintf(line, "\"choices\":[],\"usage\":{\"prompt_tokens\":%d,\"completion_tokens\":%d,"
+            "\"total_tokens\":%d,\"prompt_tokens_details\":{\"cached_tokens\":%d}}", c->input,
+            c->output, c->input + c->output, c->cached);
+    return say_once(p, chunk(line));
+}
+
 static int stream(struct peer *p, int64_t now) {
-    while (p->state == STREAMING && !p->out.len && !(p->gap_us && p->due_us > now)) {
-        if (p->sent < p->events) {
+    while (p->state == STREAMING && !p->out.len && !(p->knobs.gap_ms && p->due_us > now)) {
+        if (p->sent == p->knobs.breaks_after) return break_off(p);
+        if (p->sent < p->knobs.events) {
             if (say(p, event.at, event.len)) return -1;
-            p->sent++;
-            p->due_us += p->gap_us;
-            stats.events++;
+            call_of(p->call)->events = ++p->sent;
+            p->due_us += p->knobs.gap_ms * 1000LL;
             continue;
         }
         if (say(p, stop.at, stop.len)) return -1;
-        if (p->wants_usage && say(p, usage.at, usage.len)) return -1;
+        if (p->wants_usage && tell_usage(p)) return -1;
         if (say(p, STREAM_END, sizeof STREAM_END - 1)) return -1;
+        p->is_ending = 1;
+        settle(p);
         rest(p);
     }
     return 0;
 }
 
+static int begin_stream(struct peer *p) {
+    p->state = STREAMING;
+    p->sent = 0;
+    p->due_us = now_us();
+    return say(p, STREAM_HEAD, sizeof STREAM_HEAD - 1) || stream(p, p->due_us) ? -1 : 0;
+}
+
+/* Give the whole answer: the completion, or the error that was asked for. */
 static int reply(struct peer *p) {
-    if (p->status == 200) return say(p, plain.at, plain.len);
-    struct buffer whole = answer(p->status, "{\"error\":{\"message\":\"as asked\","
-                                 "\"type\":\"server_error\",\"param\":null,\"code\":null}}");
-    int gone = say(p, whole.at, whole.len);
-    free(whole.at);
-    return gone;
-}
-
-static int report(struct peer *p) {
-    char body[400];
-    sprintf(body, "{\"requests\":%lld,\"streams\":%lld,\"streams_cut\":%lld,\"plain_cut\":%lld,"
-            "\"events\":%lld,\"last_cut_us\":%lld}", stats.requests, stats.streams,
-            stats.streams_cut, stats.plain_cut, stats.events, (long long)stats.last_cut_us);
-    struct buffer whole = answer(200, body);
-    int gone = say(p, whole.at, whole.len);
-    free(whole.at);
-    return gone;
-}
-
-static void read_knobs(struct peer *p, const char *body, size_t n) {
-    const char *end = body + n, *at = memmem(body, n, "\"model\"", 7);
-    p->status = 200;
-    p->events = 100;
-    p->gap_us = 0;
-    at = at ? memchr(at + 7, '"', end - at - 7) : NULL;
-    if (!at) return;
-    for (at++; at + 1 < end && *at != '"'; at++) {
-        if (*at != '-') continue;
-        if (at[1] == 'n') p->events = atoi(at + 2);
-        if (at[1] == 'd') p->gap_us = atoi(at + 2) * 1000LL;
-        if (at[1] == 'e') p->status = atoi(at + 2);
+    struct knobs *k = &p->knobs;
+    struct call *c = call_of(p->call);
+    int gone;
+    if (k->breaks_after >= 0) return break_off(p);
+    p->is_ending = 1;
+    if (k->status != 200)
+        gone = say_once(p, answer(k->status, "{\"error\":{\"message\":\"as asked\","
+                                  "\"type\":\"server_error\",\"param\":null,\"code\":null}}"));
+    else if (!p->call) gone = say(p, plain.at, plain.len);
+    else {
+        c->input = k->input;
+        c->output = k->output;
+        c->cached = k->cached;
+        gone = say_once(p, completion(k->input, k->output, k->cached));
     }
+    if (!gone) settle(p);
+    return gone;
+}
+
+/* Read knobs from a word such as mock-n20-d5. */
+static void read_knobs(struct knobs *k, const char *at, const char *end) {
+    for (; at + 1 < end && *at != '"' && *at != ' '; at++) {
+        if (*at != '-') continue;
+        int value = atoi(at + 2);
+        switch (at[1]) {
+            case 'n': k->events = value; break;
+            case 'd': k->gap_ms = value; break;
+            case 'w': k->wait_ms = value; break;
+            case 'e': k->status = value; break;
+            case 'x': k->breaks_after = value; break;
+            case 'p': k->input = value; break;
+            case 'c': k->output = value; break;
+            case 'k': k->cached = value; break;
+        }
+    }
+}
+
+static void read_request(struct peer *p, const char *body, size_t n) {
+    const char *end = body + n, *model = memmem(body, n, "\"model\"", 7);
+    p->knobs = (struct knobs){.events = 100, .status = 200, .breaks_after = -1,
+                              .input = USUAL_INPUT};
+    model = model ? memchr(model + 7, '"', end - model - 7) : NULL;
+    if (model) read_knobs(&p->knobs, model + 1, end);
+    const char *script = memmem(body, n, "\"call-", 6);
+    p->call = script ? atoi(script + 6) : 0;
+    if (script) read_knobs(&p->knobs, script + 6, end);
 }
 
 static int is_on(const char *body, size_t n, const char *name) {
@@ -234,22 +251,22 @@ static int is_on(const char *body, size_t n, const char *name) {
 }
 
 static int complete(struct peer *p, const char *body, size_t n) {
-    stats.requests++;
-    read_knobs(p, body, n);
-    int64_t now = now_us();
-    p->due_us = now + p->gap_us;
-    if (p->status == 200 && is_on(body, n, "\"stream\"")) {
-        stats.streams++;
-        p->state = STREAMING;
-        p->sent = 0;
-        p->due_us = now;
-        p->wants_usage = is_on(body, n, "\"include_usage\"");
-        watch(p);
-        return say(p, STREAM_HEAD, sizeof STREAM_HEAD - 1) || stream(p, now) ? -1 : 0;
-    }
-    if (!p->gap_us) return reply(p);
-    p->state = WAITING;
+    if (n > KNOBS_WITHIN) n = KNOBS_WITHIN;
+    read_request(p, body, n);
+    struct knobs *k = &p->knobs;
+    struct call *c = call_of(p->call);
+    c->asked++;
+    c->status = k->status;
+    c->events = c->input = c->output = c->cached = 0;
+    p->is_stream = k->status == 200 && is_on(body, n, "\"stream\"");
+    p->wants_usage = p->is_stream && is_on(body, n, "\"include_usage\"");
+    if (!k->output) k->output = p->is_stream ? k->events : USUAL_OUTPUT;
+    int wait_ms = p->is_stream ? k->wait_ms : k->gap_ms;
+    if (!wait_ms && !p->is_stream) return reply(p);
     watch(p);
+    if (!wait_ms) return begin_stream(p);
+    p->state = WAITING;
+    p->due_us = now_us() + wait_ms * 1000LL;
     return 0;
 }
 
@@ -263,6 +280,13 @@ static size_t body_length(const char *head, const char *end) {
     return 0;
 }
 
+static int report(struct peer *p) {
+    struct buffer list = list_calls();
+    int gone = say_once(p, answer(200, list.at));
+    free(list.at);
+    return gone;
+}
+
 /* Answer the requests that are there in full; a request without Content-Length has no body. */
 static int serve(struct peer *p) {
     while (p->state == READY && p->in.len) {
@@ -271,10 +295,10 @@ static int serve(struct peer *p) {
         size_t body = body_length(head, end), whole = end + 4 - head + body;
         if (p->in.len < whole) return 0;
         int gone;
-        if (!strncmp(head, "GET /stats", 10)) gone = report(p);
+        if (!strncmp(head, "GET /calls", 10)) gone = report(p);
         else if (!strncmp(head, "GET ", 4)) gone = say(p, listing.at, listing.len);
         else if (!strncmp(head, "POST /reset", 11)) {
-            memset(&stats, 0, sizeof stats);
+            forget_calls();
             gone = report(p);
         } else gone = complete(p, end + 4, body);
         if (gone) return -1;
@@ -321,6 +345,7 @@ static int64_t tick(void) {
         struct peer *p = busy[i];
         int gone = 0;
         if (p->state == STREAMING) gone = stream(p, now);
+        else if (p->due_us <= now && p->is_stream) gone = begin_stream(p);
         else if (p->due_us <= now) {
             rest(p);
             gone = reply(p);
