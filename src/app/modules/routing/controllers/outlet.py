@@ -72,10 +72,15 @@ class Outlet:
         if reply.pieces is None:
             await self._say(reply.body)
             return
+        send, time = self._send, self._loop.time
         try:
             async for piece in reply.pieces:
-                if piece:
-                    await self._say(piece)
+                if not piece:
+                    continue
+                if self._sign is not None:
+                    await self._settle_sign()
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._sent_s = time()
         finally:
             await reply.pieces.aclose()  # type: ignore[attr-defined]  # a generator's, all of them
 
