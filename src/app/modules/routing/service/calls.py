@@ -6,7 +6,7 @@ last byte leaves, so a client that has a whole answer is on the bill exactly onc
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
@@ -271,29 +271,7 @@ class Call:
 
     def _opened_reply(self, opened: Opened) -> Reply:
         self._opened = opened
-        return Reply(200, opened.stream.content_type, pieces=self._pieces(opened))
-
-    async def _pieces(self, opened: Opened) -> AsyncIterator[bytes]:
-        """Hand events on as they come; the one that completes the stream after the usage row."""
-        reader, speak = opened.reader, self._speaker()
-        passing = _passing(opened)
-        try:
-            async for events in passing:
-                piece = speak(events)
-                if reader.is_done:
-                    await self._end(opened)
-                yield piece
-            for event in self._broken_off(opened, None):
-                yield speak(event)
-        except AppError as error:
-            for event in self._broken_off(opened, error):
-                yield speak(event)
-        except (asyncio.CancelledError, GeneratorExit):
-            self.leave()
-            raise
-        finally:
-            await passing.aclose()
-            await opened.close()
+        return Reply(200, opened.stream.content_type, pieces=Flow(self, opened, self._speaker()))
 
     def _speaker(self) -> Callable[[bytes], bytes]:
         dialect = self._plan.dialect
@@ -301,7 +279,7 @@ class Call:
             return _as_it_is
         return dialect.feed
 
-    async def _end(self, opened: Opened) -> None:
+    async def end(self, opened: Opened) -> None:
         """The stream is complete: settle it, before its last event leaves."""
         if self.is_settled:
             return
@@ -315,7 +293,7 @@ class Call:
         if self._plan.dialect is not None and not self._is_native:
             await self._plan.dialect.keep()
 
-    def _broken_off(self, opened: Opened, error: AppError | None) -> list[bytes]:
+    def broken_off(self, opened: Opened, error: AppError | None) -> list[bytes]:
         """End a stream that has no end; the client learns why in the stream itself.
 
         Its status line has long been sent. An upstream that has told an error has told it all.
@@ -351,18 +329,74 @@ def _in_the_words_of(source: Source, body: bytes) -> bytes:
     return body
 
 
-async def _passing(opened: Opened) -> AsyncGenerator[bytes, None]:
-    """The events of a stream, those that were held back first, up to the one that ends it."""
-    reader = opened.reader
-    yield opened.held
-    if reader.is_done:
-        return
-    async for chunk in opened.stream.chunks:
-        yield reader.feed(chunk)
-        if reader.is_done:
-            return
-    yield reader.finish()
-
-
 def _as_it_is(piece: bytes) -> bytes:
     return piece
+
+
+class Flow:
+    """The events of a stream on their way to the caller; the one that completes it comes after
+    the usage row.
+
+    An iterator and no generator: a generator, and each one around it, costs an event more than
+    everything that is done to it.
+    """
+
+    __slots__ = ("_call", "_held", "_is_over", "_last", "_next", "_opened", "_reader", "_speak")
+
+    def __init__(self, call: Call, opened: Opened, speak: Callable[[bytes], bytes]) -> None:
+        self._call = call
+        self._opened = opened
+        self._reader = opened.reader
+        self._speak = speak
+        self._next = opened.stream.chunks.__anext__
+        self._held: bytes | None = opened.held
+        self._last: list[bytes] = []
+        self._is_over = False
+
+    def __aiter__(self) -> "Flow":
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next events, ``b""`` where the upstream's amount to none."""
+        if self._is_over:
+            if not self._last:
+                raise StopAsyncIteration
+            return self._last.pop(0)
+        reader = self._reader
+        try:
+            if self._held is None:
+                piece = self._speak(reader.feed(await self._next()))
+            else:
+                piece, self._held = self._speak(self._held), None
+            if reader.is_done:
+                await self._call.end(self._opened)
+                await self._finish()
+        except StopAsyncIteration:
+            return await self._cut_short(None)
+        except AppError as error:
+            return await self._cut_short(error)
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        return piece
+
+    async def aclose(self) -> None:
+        """The caller reads no further."""
+        if not self._is_over:
+            self._call.leave()
+            await self._finish()
+
+    async def _cut_short(self, error: AppError | None) -> bytes:
+        """The upstream has ended its stream, with or without its closing mark."""
+        piece = b""
+        if error is None:
+            piece = self._speak(self._reader.finish())
+            if self._reader.is_done:
+                await self._call.end(self._opened)
+        self._last = [self._speak(e) for e in self._call.broken_off(self._opened, error)]
+        await self._finish()
+        return piece
+
+    async def _finish(self) -> None:
+        self._is_over = True
+        await self._opened.close()
