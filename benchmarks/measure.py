@@ -49,7 +49,7 @@ class Effort:
     soak: tuple[int, int] = (20_000, 60_000)
 
 
-FULL = Effort(rounds=7, seconds=1.5, warm_s=0.3, quiet_s=0.8, starts=7, is_full=True)
+FULL = Effort(rounds=5, seconds=1.2, warm_s=0.3, quiet_s=0.4, starts=5, is_full=True)
 QUICK = Effort(rounds=3, seconds=0.5, warm_s=0.1, quiet_s=0.2, starts=2, is_full=False)
 LONG_SOAK = (50_000, 500_000)
 

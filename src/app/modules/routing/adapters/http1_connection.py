@@ -21,6 +21,8 @@ EVENT_STREAM: Final = b"text/event-stream"
 LARGE_BYTES: Final = 65_536
 # What a stream holds for a slow reader before the server is made to wait.
 BACKLOG_BYTES: Final = 262_144
+BURST_S: Final = 0.001
+GATHER_S: Final = 0.001
 # What may arrive, to within one read, without a byte of a body in it: heads, trailers, extensions.
 QUIET_LIMIT_BYTES: Final = 65_536
 # Timers ring up to a millisecond early.
@@ -319,11 +321,26 @@ class Connection(asyncio.Protocol):
 
 
 class Stream:
-    """The body of an event stream: what has come of it and was not read yet."""
+    """The body of an event stream: what has come of it and was not read yet.
 
-    __slots__ = ("_connection", "_fault", "_parts", "_size", "_waiting", "is_full")
+    Events that follow each other faster than anybody reads are gathered for a moment: handing
+    each one on by itself costs more than the events.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_fault",
+        "_loop",
+        "_parts",
+        "_size",
+        "_taken_s",
+        "_waiting",
+        "is_full",
+    )
 
     def __init__(self, connection: Connection) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._taken_s = 0.0
         self.is_full = False
         self._connection: Connection | None = connection
         self._fault: AppError | None = None
@@ -341,8 +358,11 @@ class Stream:
                 raise self._fault
             if self._connection is None:
                 raise StopAsyncIteration
-            self._waiting = asyncio.get_running_loop().create_future()
+            self._waiting = self._loop.create_future()
             await self._waiting
+        if self._loop.time() - self._taken_s < BURST_S and self._connection is not None:
+            await asyncio.sleep(GATHER_S)
+        self._taken_s = self._loop.time()
         parts = self._parts
         chunk = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()

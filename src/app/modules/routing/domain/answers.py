@@ -139,6 +139,7 @@ class _MessagesEvent(msgspec.Struct, frozen=True):
     error: msgspec.Raw = msgspec.Raw()
 
 
+USAGE = b'"usage"'
 NOTHING = frozenset({b"", b"null", b'""', b"[]", b"{}"})
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 CONTENT_DELTAS = ("delta", ".done", "output_item.added")
@@ -200,7 +201,7 @@ class Wire(Protocol):
 class ChatWire:
     """``chat/completions``, ``completions`` and ``embeddings``."""
 
-    marks: tuple[bytes, ...] = (b'"usage"', b'"error"', b"[DONE]")
+    marks: tuple[bytes, ...] = (USAGE, b'"error"', b"[DONE]")
 
     def read(self, data: bytes) -> Part:
         if data == b"[DONE]":

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from app.modules.routing.domain.answers import (
+    USAGE,
     ChatWire,
     MessagesWire,
     Part,
@@ -26,6 +27,11 @@ DATA_LINE = re.compile(rb"^data: ?([^\r\n]*)", re.M)
 BYTES_A_TOKEN: Final = 4
 OUTPUT_MEMBERS: Final = frozenset({"content", "text", "delta", "arguments", "reasoning_content"})
 KEEP_ALIVE: Final = b": keep-alive\n\n"
+
+
+def _says_null_alone(events: bytes) -> bool:
+    """Whether the events tell no usage, as OpenAI's do with a null in each but the last."""
+    return events.count(USAGE) == events.count(b'"usage":null') + events.count(b'"usage": null')
 
 
 def wire_of(surface: Surface) -> Wire:
@@ -79,7 +85,7 @@ class StreamReader:
         self._events += whole.count(b"data:")
         self._bytes += len(whole)
         for mark in self._wire.marks:
-            if mark in whole:
+            if mark in whole and not (mark is USAGE and _says_null_alone(whole)):
                 return self._examined(whole)
         return whole
 
