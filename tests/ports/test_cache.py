@@ -8,7 +8,7 @@ import pytest
 from redis import asyncio as redis
 
 from app.adapters.cache import open_cache
-from app.adapters.cache.memory import MAX_BACKLOG, MAX_ENTRIES, MemoryCache
+from app.adapters.cache.memory import MAX_BACKLOG, MAX_BYTES, MAX_ENTRIES, MemoryCache
 from app.adapters.cache.redis import RedisCache
 from app.kernel.errors import Unavailable
 from app.kernel.ports import Cache
@@ -93,6 +93,18 @@ class TestSet:
 
         assert await cache.get("old") is None
         assert await cache.get("used") == b"value"
+
+    async def test_drops_the_least_recently_used_of_too_much(self):
+        cache = MemoryCache()
+        half = b"x" * (MAX_BYTES // 2)
+        await cache.set("old", half, ttl_s=60)
+        await cache.set("used", half, ttl_s=60)
+        await cache.set("used", half, ttl_s=60)
+
+        await cache.set("one more", b"value", ttl_s=60)
+
+        assert await cache.get("old") is None
+        assert await cache.get("used") == half
 
 
 class TestDelete:
