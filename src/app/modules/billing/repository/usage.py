@@ -1,6 +1,6 @@
 """Statements about usage rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast
@@ -16,7 +16,8 @@ from app.modules.billing.domain.reports import UsageFilter
 from app.modules.billing.domain.usage import Usage
 from app.modules.billing.models import UsageRow
 
-ROWS_A_STATEMENT = 250
+# Few sizes: SQLite keeps the last hundred statements compiled, and one of 250 rows is large.
+ROWS_A_STATEMENT = (250, 50, 10, 1)
 CLOCK_SLACK_MS = 60_000
 SQLITE_TIMESTAMP = "%Y-%m-%d %H:%M:%S.%f"
 
@@ -46,8 +47,7 @@ class UsageRepository:
         at = now.strftime(SQLITE_TIMESTAMP)
         connection = await self._session.connection()
         stored: set[UUID] = set()
-        for start in range(0, len(usages), ROWS_A_STATEMENT):
-            some = usages[start : start + ROWS_A_STATEMENT]
+        for some in _portions(usages):
             values = [value for usage in some for value in (*_as_sqlite(usage), at, at)]
             done = await connection.exec_driver_sql(_insert(len(some)), tuple(values))
             ids = {usage.id for usage in some}
@@ -86,7 +86,15 @@ def _first_id(from_ms: int) -> UUID:
     return UUID(int=max(0, from_ms - CLOCK_SLACK_MS) << 80)
 
 
-@lru_cache(maxsize=ROWS_A_STATEMENT)
+def _portions(usages: Sequence[Usage]) -> Iterator[Sequence[Usage]]:
+    start = 0
+    for size in ROWS_A_STATEMENT:
+        while len(usages) - start >= size:
+            yield usages[start : start + size]
+            start += size
+
+
+@lru_cache(maxsize=len(ROWS_A_STATEMENT))
 def _insert(count: int) -> str:
     """The statement for ``count`` rows. Its text is made of our own column names alone."""
     names = (*Usage.__struct_fields__, "created_at", "updated_at")
