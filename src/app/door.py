@@ -5,6 +5,7 @@ One ASGI layer does it all: a request id, the body limit, the access log and the
 
 import re
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
@@ -184,9 +185,10 @@ class Visit:
     def too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"This path accepts {self.limit} bytes at most.")
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send, and note what begins an answer. No coroutine: a stream sends with every event."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
             message["headers"] = headers
-        await self._next_send(message)
+        return self._next_send(message)

@@ -438,7 +438,7 @@ class TestMemory:
                 version, paid = version + 1, sum(owed)
                 holds.receive(Receipt({"key:1": paid}, [Addition("key:1", version, 0, paid)]))
                 spent, owed = spent + paid, []
-            (found,) = holds.look_now((bound,))
+            (found,) = asyncio.run(holds.look((bound,), {})).standings
             held = sum(h.cost_nanos for h in running.values()) + sum(owed)
             assert (found.spent_nanos["total"], found.held_nanos) == (spent, held)
             assert spent + held <= 100

@@ -1,7 +1,7 @@
 """Who is let in, what is remembered of them, and when it is forgotten."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 import pytest
@@ -88,6 +88,47 @@ class TestAuthenticate:
         (row,) = await auth.keys.list(principal.user_id)
         assert row.last_used_on == clock.now.date()
         assert not any(query.startswith("UPDATE") for query in queries)
+
+    async def test_those_who_come_together_cost_one_look(self, auth, queries):
+        principal = await who(auth, await register(auth))
+        _, key = await auth.keys.create(principal, terms("read"), NOWHERE)
+        await auth.authenticator.authenticate(key.encode())
+        queries.clear()
+        await auth.authenticator.authenticate(key.encode())
+        alone = len(queries)
+        queries.clear()
+
+        asking = (auth.authenticator.authenticate(key.encode()) for _ in range(50))
+        found = await asyncio.gather(*asking)
+
+        assert len({one.credential_id for one in found}) == 1
+        assert len(queries) == alone
+
+    async def test_who_comes_after_a_revocation_takes_no_answer_from_before_it(self, auth, sqlite):
+        principal = await who(auth, await register(auth))
+        row, key = await auth.keys.create(principal, terms("read"), NOWHERE)
+        read = sqlite.read
+        may_answer, was_read = asyncio.Event(), asyncio.Event()
+
+        @asynccontextmanager
+        async def slow_read():
+            async with read() as session:
+                yield session
+            was_read.set()
+            await may_answer.wait()
+
+        sqlite.read = slow_read
+        before = asyncio.create_task(auth.authenticator.authenticate(key.encode()))
+        await was_read.wait()
+        sqlite.read = read
+        await auth.keys.revoke(principal, row.id, NOWHERE)
+
+        with pytest.raises(InvalidCredentials):
+            await auth.authenticator.authenticate(key.encode())
+
+        may_answer.set()
+        assert (await before).credential_id == row.id
+        assert auth.authenticator.recall(key.encode()) is None
 
     @pytest.mark.parametrize(
         "token",

@@ -1,5 +1,6 @@
 """What is remembered of callers' limits, and when it is not."""
 
+import asyncio
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -64,6 +65,24 @@ class TestRecall:
             now[0] = MAX_AGE_S
 
             assert rules.recall(KEY) is None
+
+    async def test_those_who_ask_together_cost_one_look(self, sqlite, cache):
+        class Counted:
+            reads = 0
+
+            def read(self):
+                self.reads += 1
+                return sqlite.read()
+
+        db = Counted()
+        rules = Rules(db, cache)
+        async with desks.following(rules):
+            db.reads = 0
+            await rules.forget(KEY)
+            found = await asyncio.gather(*(rules.of(ANNA) for _ in range(50)))
+
+        assert db.reads == 1
+        assert all(terms is found[0] for terms in found)
 
     async def test_remembers_a_bounded_number_of_callers(self, sqlite, cache):
         rules = Rules(sqlite, cache, max_entries=3)

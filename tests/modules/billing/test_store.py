@@ -47,7 +47,7 @@ def settle(store: UsageStore, holds: MemoryHolds, nanos: int) -> None:
 
 async def budget_of(holds: MemoryHolds) -> tuple[int, int]:
     """Spent in all, and held."""
-    (found,) = holds.look_now((BOUND,))
+    (found,) = (await holds.look((BOUND,), {})).standings
     return found.spent_nanos["total"], found.held_nanos
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from app.kernel.db import Database
 from app.kernel.ports import Clock
+from app.kernel.singleflight import SingleFlight
 from app.modules.auth.api import InvalidCredentials, Principal
 from app.modules.auth.domain import KEY_PREFIX, fingerprint, is_jwt_shaped, is_well_formed_key
 from app.modules.auth.models import ApiKeyRow, UserRow
@@ -29,6 +30,7 @@ class TokenAuthenticator:
         self._memory = memory
         self._clock = clock
         self._anonymous: Principal | None = None
+        self._lookups: SingleFlight[Principal] = SingleFlight()
 
     def let_anybody_in_as(self, owner_id: UUID) -> None:
         """Let callers without a key, or with one that is not ours, act as the owner."""
@@ -49,15 +51,10 @@ class TokenAuthenticator:
         if not token or len(token) > TOKEN_LIMIT_BYTES:
             return self._stranger(token)
         since = self._memory.mark()
-        now = self._clock()
-        found = await (self._session if is_jwt_shaped(token) else self._key)(token, now)
-        if found is None:
-            return self._stranger(token)
-        principal, until = found
-        valid_s = MAX_AGE_S if until is None else (until - now).total_seconds()
-        digest = hashlib.sha256(token).digest()
-        self._memory.keep(digest, principal, valid_s=valid_s, since=since)
-        return principal
+        if not self._memory.is_current:
+            return await self._look_up(token, since)
+        # Who comes after a revocation does not take an answer that was asked for before it.
+        return await self._lookups.join((token, since), lambda: self._look_up(token, since))
 
     async def until_revoked(self, principal: Principal) -> None:
         if principal.kind == "anonymous":
@@ -69,6 +66,17 @@ class TokenAuthenticator:
                     async with asyncio.timeout(MAX_AGE_S):
                         await revoked.wait()
                 revoked.clear()
+
+    async def _look_up(self, token: bytes, since: int) -> Principal:
+        now = self._clock()
+        found = await (self._session if is_jwt_shaped(token) else self._key)(token, now)
+        if found is None:
+            return self._stranger(token)
+        principal, until = found
+        valid_s = MAX_AGE_S if until is None else (until - now).total_seconds()
+        digest = hashlib.sha256(token).digest()
+        self._memory.keep(digest, principal, valid_s=valid_s, since=since)
+        return principal
 
     def _stranger(self, token: bytes) -> Principal:
         """A key of nobody may be anonymous: some clients must send one. One of ours that is not

@@ -50,6 +50,11 @@ class Recollection:
             return None
         return entry.principal
 
+    @property
+    def is_current(self) -> bool:
+        """Whether news of revocations elsewhere are heard."""
+        return self._hears_news
+
     def mark(self) -> int:
         """Take this before asking the database, and give it to ``keep`` with the answer."""
         return self._revocations

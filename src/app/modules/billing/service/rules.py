@@ -16,6 +16,7 @@ from app.kernel import log
 from app.kernel.db import Database
 from app.kernel.errors import Unavailable
 from app.kernel.ports import Cache
+from app.kernel.singleflight import SingleFlight
 from app.modules.auth.api import Principal
 from app.modules.billing.domain.limits import DEFAULT_TIER, Bounds, Tier, bounds_of
 from app.modules.billing.domain.standings import Standing
@@ -58,6 +59,7 @@ class Rules:
         self._entries: dict[int, Terms] = {}
         self._hears_news = False
         self._changes = 0
+        self._reading: SingleFlight[Terms] = SingleFlight()
 
     def recall(self, credential_id: UUID) -> Terms | None:
         """Answer from memory; ``None`` when ``of`` must be asked."""
@@ -70,6 +72,13 @@ class Rules:
         if (known := self.recall(principal.credential_id)) is not None:
             return known
         since = self._changes
+        if not self._hears_news:
+            return await self._read(principal)
+        # Who comes after a change does not take what was read before it.
+        key = (principal.credential_id, since)
+        return await self._reading.join(key, lambda: self._read_and_keep(principal, since))
+
+    async def _read_and_keep(self, principal: Principal, since: int) -> Terms:
         terms = await self._read(principal)
         if self._hears_news and since == self._changes:
             number = principal.credential_id.int
