@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from app.modules.routing.adapters.aiohttp import AiohttpClient
 from app.modules.routing.adapters.http1 import Http1Client, UnsendableRequest
+from app.modules.routing.adapters.http1_stream import Bell, Stream
 from app.modules.routing.domain.faults import AnswerTooLarge, UpstreamSilent, UpstreamUnreachable
 from app.modules.routing.ports import Answer, AnswerStream, Deadlines, HttpClient, HttpRequest
 from tests.scripted_upstream import Peer, RawServer, Script, raw_server
@@ -1256,3 +1257,77 @@ class TestAnySplitting:
             answer = await connect(server).fetch(POST)
 
         assert answer.body == b"".join(parts)
+
+
+class NoTap:
+    """A stream that comes from nowhere."""
+
+    def pause(self) -> None:
+        raise AssertionError("nothing is to wait")
+
+    resume = break_off = pause
+
+
+class TestBell:
+    """Our own client's alone: when the readers of many streams are woken."""
+
+    async def streams(self, count: int, *times_s: float) -> list[Stream]:
+        """Streams on one bell, whose clock shows these times and stays at the last."""
+        left = list(times_s)
+        bell = Bell(lambda: left.pop(0) if len(left) > 1 else left[0])
+        return [Stream(NoTap(), bell) for _ in range(count)]
+
+    async def reading(self, stream: Stream) -> "asyncio.Task[bytes]":
+        task = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        return task
+
+    async def test_wakes_at_once_after_a_quiet_while(self):
+        (stream,) = await self.streams(1, 0.0, 5.0)
+
+        for event in (b"one", b"two"):
+            reader = await self.reading(stream)
+            stream.feed(event)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert reader.done()
+            assert reader.result() == event
+
+    async def test_hands_on_together_what_comes_right_behind(self):
+        first, second, third = await self.streams(3, 0.0)
+        readers = [await self.reading(stream) for stream in (first, second, third)]
+
+        for event in (b"1", b"2"):
+            for stream in (first, second, third):
+                stream.feed(event)
+        await readers[0]
+
+        assert not readers[1].done()
+        assert not readers[2].done()
+        assert await asyncio.gather(*readers) == [b"12", b"12", b"12"]
+
+    async def test_lets_an_end_wait_for_nobody(self):
+        first, second = await self.streams(2, 0.0)
+        readers = [await self.reading(stream) for stream in (first, second)]
+        for stream in (first, second):
+            stream.feed(b"x")
+
+        second.end()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+        assert readers[1].done()
+        assert await asyncio.gather(*readers) == [b"x", b"x"]
+
+    async def test_rings_for_none_that_has_ended_meanwhile(self):
+        first, second = await self.streams(2, 0.0)
+        readers = [await self.reading(stream) for stream in (first, second)]
+        for stream in (first, second):
+            stream.feed(b"x")
+        await readers[0]
+        readers[1].cancel()
+
+        later = await self.reading(first)
+        first.feed(b"y")
+
+        assert await later == b"y"

@@ -16,6 +16,9 @@ WORD = 'data: {"choices":[{"index":0,"delta":{"content":"h\u00e9"}}],"usage":nul
 STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
 DONE = b"data: [DONE]\n\n"
+ERROR = b'data: {"error":{"message":"boom"}}\r\n\r\n'
+QUOTE = b'data: {"choices":[{"delta":{"content":"\\"usage\\" [DONE]"}}],"usage" : null}\n\n'
+EVENTS = [ROLE, WORD, STOP, USAGE, DONE, ERROR, QUOTE, b": waiting\n\n"]
 CHAT = ROLE + WORD + WORD + STOP + USAGE + DONE
 
 RESPONSES = (
@@ -141,6 +144,23 @@ class TestChatStream:
 
         with pytest.raises(AnswerTooLarge):
             passed(reader, b"x" * (EVENT_LIMIT_BYTES + 2), 1_000_000)
+
+    @given(st.lists(st.sampled_from(EVENTS), max_size=12), st.integers(1, 700))
+    def test_learns_the_same_however_it_is_cut(self, events, size):
+        cut = StreamReader("chat/completions", strips_usage=True)
+        whole = StreamReader("chat/completions", strips_usage=True)
+        stream = b"".join(events)
+
+        assert passed(cut, stream, size) == b"".join(e for e in events if e != USAGE)
+        for event in events:
+            whole.feed(event)
+
+        found = [
+            (reader.tokens, reader.error, reader.has_content, reader.is_done)
+            for reader in (cut, whole)
+        ]
+        assert found[0] == found[1]
+        assert cut.output_estimate == whole.output_estimate
 
     @given(st.binary(max_size=300), st.integers(1, 50))
     def test_never_fails_on_noise_and_loses_none_of_it(self, noise, size):

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from app.kernel.errors import Invalid
 from app.modules.routing.adapters.http1_connection import Connection, Server
+from app.modules.routing.adapters.http1_stream import Bell
 from app.modules.routing.domain.faults import UpstreamUnreachable
 from app.modules.routing.ports import Answer, AnswerStream, Deadlines, Headers, HttpRequest
 
@@ -134,6 +135,7 @@ class _Pool:
 
     def __init__(self, server: Server, host: str, port: int, max_connections: int) -> None:
         self._server = server
+        self._bell = Bell()
         self._host = host
         self._port = port
         self._slots_left = max_connections
@@ -215,7 +217,7 @@ class _Pool:
         return connection
 
     def _made(self) -> Connection:
-        return Connection(self._server, self._give, self._lost)
+        return Connection(self._server, self._bell, self._give, self._lost)
 
     def _give(self, free: Connection | None) -> None:
         """Give a connection, or a slot, to the first who waits; keep it if nobody does."""

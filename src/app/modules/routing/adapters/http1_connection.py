@@ -13,16 +13,13 @@ import msgspec
 from httptools import HttpParserError, HttpResponseParser
 
 from app.kernel.errors import AppError
+from app.modules.routing.adapters.http1_stream import Bell, Stream
 from app.modules.routing.domain.faults import AnswerTooLarge, UpstreamSilent, UpstreamUnreachable
 from app.modules.routing.ports import Answer, AnswerStream, Deadlines
 
 EVENT_STREAM: Final = b"text/event-stream"
 # A body above this goes out by itself, so that it is not copied behind its head.
 LARGE_BYTES: Final = 65_536
-# What a stream holds for a slow reader before the server is made to wait.
-BACKLOG_BYTES: Final = 262_144
-BURST_S: Final = 0.001
-GATHER_S: Final = 0.001
 # What may arrive, to within one read, without a byte of a body in it: heads, trailers, extensions.
 QUIET_LIMIT_BYTES: Final = 65_536
 # Timers ring up to a millisecond early.
@@ -65,11 +62,13 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         server: Server,
+        bell: Bell,
         on_free: Callable[["Connection"], None],
         on_lost: Callable[["Connection"], None],
     ) -> None:
         self.calls = 0
         self._server = server
+        self._bell = bell
         self._on_free = on_free
         self._on_lost = on_lost
         self._parser = HttpResponseParser(self)
@@ -231,7 +230,7 @@ class Connection(asyncio.Protocol):
         answer = self._answer
         # A caller that has gone in this very moment is about to give up.
         if answer is not None and not answer.done():
-            self._stream = stream = Stream(self)
+            self._stream = stream = Stream(self, self._bell)
             kind = self._content_type.decode("latin-1")
             answer.set_result(AnswerStream(200, kind, stream, stream.close))
 
@@ -318,83 +317,3 @@ class Connection(asyncio.Protocol):
             self._fail(
                 self._server.silent(deadlines.idle_s if self._status else deadlines.first_byte_s)
             )
-
-
-class Stream:
-    """The body of an event stream: what has come of it and was not read yet.
-
-    Events that follow each other faster than anybody reads are gathered for a moment: handing
-    each one on by itself costs more than the events.
-    """
-
-    __slots__ = (
-        "_connection",
-        "_fault",
-        "_loop",
-        "_parts",
-        "_size",
-        "_taken_s",
-        "_waiting",
-        "is_full",
-    )
-
-    def __init__(self, connection: Connection) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._taken_s = 0.0
-        self.is_full = False
-        self._connection: Connection | None = connection
-        self._fault: AppError | None = None
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._waiting: asyncio.Future[None] | None = None
-
-    def __aiter__(self) -> "Stream":
-        return self
-
-    async def __anext__(self) -> bytes:
-        """Return all that has come since the last time, in one piece."""
-        while not self._parts:
-            if self._fault is not None:
-                raise self._fault
-            if self._connection is None:
-                raise StopAsyncIteration
-            self._waiting = self._loop.create_future()
-            await self._waiting
-        if self._loop.time() - self._taken_s < BURST_S and self._connection is not None:
-            await asyncio.sleep(GATHER_S)
-        self._taken_s = self._loop.time()
-        parts = self._parts
-        chunk = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
-        self._size = 0
-        if self.is_full and self._connection is not None:
-            self.is_full = False
-            self._connection.resume()
-        return chunk
-
-    async def close(self) -> None:
-        """Cut the connection, unless the stream has come to its end."""
-        if self._connection is not None:
-            self._connection.break_off()
-
-    def feed(self, part: bytes) -> None:
-        self._parts.append(part)
-        self._size += len(part)
-        if self._waiting is not None:
-            self._wake()
-        if self._size > BACKLOG_BYTES and not self.is_full and self._connection is not None:
-            self.is_full = True
-            self._connection.pause()
-
-    def end(self) -> None:
-        self._connection = None
-        self._wake()
-
-    def fail(self, fault: AppError) -> None:
-        self._fault = fault
-        self.end()
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)

@@ -22,16 +22,14 @@ from app.modules.routing.domain.envelope import Surface
 from app.modules.routing.domain.events import EVENT_LIMIT_BYTES, event
 from app.modules.routing.domain.faults import AnswerTooLarge
 
+EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+# OpenAI's events all have the member, with nothing in it but in the last.
+IS_NULL = re.compile(rb"\s*:\s*null")
 DATA_LINE = re.compile(rb"^data: ?([^\r\n]*)", re.M)
 BYTES_A_TOKEN: Final = 4
 OUTPUT_MEMBERS: Final = frozenset({"content", "text", "delta", "arguments", "reasoning_content"})
 KEEP_ALIVE: Final = b": keep-alive\n\n"
-
-
-def _says_null_alone(events: bytes) -> bool:
-    """Whether the events tell no usage, as OpenAI's do with a null in each but the last."""
-    return events.count(USAGE) == events.count(b'"usage":null') + events.count(b'"usage": null')
 
 
 def wire_of(surface: Surface) -> Wire:
@@ -52,7 +50,6 @@ class StreamReader:
     __slots__ = (
         "_bytes",
         "_events",
-        "_is_opening",
         "_rest",
         "_skeleton_bytes",
         "_strips_usage",
@@ -70,7 +67,6 @@ class StreamReader:
         self._events = 0
         self._bytes = 0
         self._skeleton_bytes = 0
-        self._is_opening = True
         self.tokens: Tokens | None = None
         self.error = b""
         self.has_content = False
@@ -78,16 +74,7 @@ class StreamReader:
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; return the whole events that may be handed on."""
-        whole = self._whole(chunk)
-        self._is_opening = not self.has_content
-        if self._is_opening:
-            return self._examined(whole)
-        self._events += whole.count(b"data:")
-        self._bytes += len(whole)
-        for mark in self._wire.marks:
-            if mark in whole and not (mark is USAGE and _says_null_alone(whole)):
-                return self._examined(whole)
-        return whole
+        return self._examined(self._whole(chunk))
 
     def finish(self) -> bytes:
         """Return what is left when the stream has ended: an event without its empty line."""
@@ -123,14 +110,46 @@ class StreamReader:
         return chunk[:cut]
 
     def _examined(self, whole: bytes) -> bytes:
-        kept = []
-        start = 0
-        for found in EVENT_END.finditer(whole):
-            piece = whole[start : found.end()]
-            start = found.end()
-            if self._note(piece):
-                kept.append(piece)
-        return b"".join(kept)
+        """Read the first events up to one with content, and then those that say something."""
+        kept: list[bytes] = []
+        at = 0
+        while not self.has_content and at < len(whole):
+            at = self._read(whole, at, kept)
+        for said in self._said(whole, at):
+            if said >= at:
+                start = _event_start(whole, at, said)
+                self._pass(whole[at:start], kept)
+                at = self._read(whole, start, kept)
+        self._pass(whole[at:], kept)
+        return kept[0] if len(kept) == 1 else b"".join(kept)
+
+    def _said(self, whole: bytes, start: int) -> list[int]:
+        """Where, from ``start`` on, something is said of usage, of an error or of the end."""
+        found = []
+        for mark in self._wire.marks:
+            at = whole.find(mark, start)
+            while at >= 0:
+                end = at + len(mark)
+                if mark is not USAGE or IS_NULL.match(whole, end) is None:
+                    found.append(at)
+                at = whole.find(mark, end)
+        return sorted(found)
+
+    def _pass(self, events: bytes, kept: list[bytes]) -> None:
+        """Hand events on unread."""
+        if events:
+            self._events += events.count(b"data:")
+            self._bytes += len(events)
+            kept.append(events)
+
+    def _read(self, whole: bytes, at: int, kept: list[bytes]) -> int:
+        """Read one event, hand it on unless it is ours alone, and return where the next begins."""
+        found = EVENT_END.search(whole, at)
+        end = found.end() if found else len(whole)
+        piece = whole[at:end]
+        if self._note(piece):
+            kept.append(piece)
+        return end
 
     def _note(self, piece: bytes) -> bool:
         """Learn what an event says; answer whether the caller is to have it."""
@@ -150,13 +169,19 @@ class StreamReader:
             self.error = part.error
         if part.is_last:
             self.is_done = True
-        if part.has_content and not self.has_content:
+        if self.has_content:
+            self._events += 1
+            self._bytes += len(piece)
+        elif part.has_content:
             self.has_content = True
             self._skeleton_bytes = len(piece) - _text_bytes(data)
             self._events, self._bytes = 1, len(piece)
-        elif self._is_opening:
-            self._events += part.has_content
-            self._bytes += len(piece) * part.has_content
+
+
+def _event_start(whole: bytes, at: int, within: int) -> int:
+    """Where the event begins that ``within`` is in, not before ``at``."""
+    ends = ((whole.rfind(end, at, within), len(end)) for end in EVENT_ENDS)
+    return max([at, *(found + length for found, length in ends if found >= 0)])
 
 
 def output_estimate(body: bytes) -> int:
