@@ -18,6 +18,7 @@ from benchmarks.targets import (
     INSULA,
     LITELLM,
     LITESTAR,
+    OWN,
     PACED_MODEL,
     PLAIN_MODEL,
     REFERENCE,
@@ -80,8 +81,8 @@ class Cell:
 
 GATEWAYS: Final = (DIRECT, REFERENCE, TWIN, LITESTAR, INSULA, SMG, LITELLM)
 PLAIN = body(PLAIN_MODEL)
-ONE: Final = Cell("plain-1", "Plain calls, one connection", PLAIN, 1, (*GATEWAYS, BARE))
-SIXTEEN: Final = Cell("plain-16", "Plain calls, 16 connections", PLAIN, 16, (*GATEWAYS, BARE))
+ONE: Final = Cell("plain-1", "Plain calls, one connection", PLAIN, 1, (*GATEWAYS, OWN, BARE))
+SIXTEEN: Final = Cell("plain-16", "Plain calls, 16 connections", PLAIN, 16, (*GATEWAYS, OWN, BARE))
 STEADY: Final = Cell(
     "plain-20-a-second",
     "Plain calls, 20 a second whatever the answer takes",
@@ -205,7 +206,8 @@ class Range:
 
 def measure(street: Street, effort: Effort) -> tuple[list[Sample], dict[str, float]]:
     """All cells against all targets; and each target's memory when everything is over."""
-    servers = [street.reference(), street.reference(TWIN), street.litestar(), street.bare()]
+    servers = [street.reference(), street.reference(TWIN), street.litestar()]
+    servers += [street.own(), street.bare()]
     cells = tuple(cell for cell in CELLS if cell.is_quick or effort.is_full)
     with contextlib.ExitStack() as stack:
         targets = {DIRECT: street.upstream}
@@ -215,6 +217,8 @@ def measure(street: Street, effort: Effort) -> tuple[list[Sample], dict[str, flo
         targets[INSULA] = stack.enter_context(furnished(street))
         samples = list(Range(street, effort, targets).rounds(cells))
         memory = {
-            name: server.pss_mib() for name, server in targets.items() if name not in {DIRECT, BARE}
+            name: server.pss_mib()
+            for name, server in targets.items()
+            if name not in {DIRECT, OWN, BARE}
         }
     return samples, memory

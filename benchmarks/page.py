@@ -15,6 +15,7 @@ from benchmarks.targets import (
     INSULA,
     LITELLM,
     LITESTAR,
+    OWN,
     REFERENCE,
     SMG,
     TWIN,
@@ -29,7 +30,7 @@ PAGE = "gateway.md"
 PAIR_LIMIT = 0.05
 FOREIGN_LIMIT_CORES = 0.3
 HEAD: Final = ("figure", "must", "measured", "reference")
-ORDER: Final = (DIRECT, BARE, REFERENCE, TWIN, LITESTAR, INSULA, SMG, LITELLM)
+ORDER: Final = (DIRECT, BARE, OWN, REFERENCE, TWIN, LITESTAR, INSULA, SMG, LITELLM)
 PLAIN_COLUMNS: Final = {
     "requests_per_s": "requests/s",
     "cpu_ms": "CPU-ms/request",
@@ -73,10 +74,11 @@ METHOD = """\
 - One worker each. Bytecode is compiled. Insula runs with its default settings and a key that may
   use a list of models within limits (requests and tokens a minute, calls at once, a budget) that
   never bind: every call is checked, reserved, priced and written down as a usage row; metrics,
-  access log and the watch for clients that leave are on. The watch begins 20 ms into a call: calls
-  of this benchmark that end sooner do not pay for it.
+  access log and the watch for clients that leave are on. The watch begins 10 to 20 ms into a call:
+  calls of this benchmark that end sooner do not pay for it.
 - LiteLLM checks one key and has no limits; `smg` checks no key, has no limits, keeps no usage, and
   has retries and breakers off.
+- *{own}* is the pass-through with the HTTP client that Insula has of its own.
 - *{bare}* is this server with an answer of its own: no key, no upstream, no usage row. Nothing
   behind the same server can cost less.
 - At 16 connections the loop is closed and the machine saturated, so latency there is queueing;
@@ -231,6 +233,7 @@ def _method(results: Results) -> str:
     )
     return METHOD.format(
         bare=BARE,
+        own=OWN,
         direct=DIRECT,
         rounds=effort["rounds"],
         seconds=effort["seconds"],

@@ -1,7 +1,7 @@
 """The least a gateway can do: look the key up, read two fields, pass the bytes both ways.
 
-A plain ASGI callable with no framework. Insula is measured in units of it. ``bare`` answers without
-any upstream, which is what the server alone costs.
+A plain ASGI callable with no framework. Insula is measured in units of it. ``own`` is the same with
+Insula's own HTTP client; ``bare`` answers without any upstream: what the server alone costs.
 """
 
 import asyncio
@@ -13,8 +13,12 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from app.modules.routing.adapters.http1 import Http1Client
+from app.modules.routing.ports import HttpRequest
+
 DECOYS = 1000
 POOL_LIMIT = 1024
+OWN_HEADERS = (("authorization", "Bearer sk-upstream"),)
 
 JSON: Final = (b"content-type", b"application/json")
 EVENTS: Final = [
@@ -97,19 +101,45 @@ class PassThrough:
         except msgspec.MsgspecError:
             await answer(send, 400, UNREADABLE)
             return
-        post = self._session.post(
+        if not envelope.stream:
+            await answer(send, *await self._fetch(body))
+            return
+        async with self._post(body) as response:
+            await stream(response, receive, send)
+
+    async def _fetch(self, body: bytes) -> tuple[int, bytes]:
+        try:
+            async with self._post(body) as response:
+                return response.status, await response.read()
+        except aiohttp.ClientError:
+            return 502, UNREACHABLE
+
+    def _post(self, body: bytes) -> Any:
+        return self._session.post(
             self._url, data=body, headers=self._headers, allow_redirects=False
         )
-        if envelope.stream:
-            async with post as response:
-                await stream(response, receive, send)
-            return
-        try:
-            async with post as response:
-                status, whole = response.status, await response.read()
-        except aiohttp.ClientError:
-            status, whole = 502, UNREACHABLE
-        await answer(send, status, whole)
+
+
+class OwnClient(PassThrough):
+    """The same for plain calls, by the HTTP client that Insula has of its own."""
+
+    def __init__(self, upstream: str, key: str) -> None:
+        super().__init__(upstream, key)
+        self._upstream = upstream
+
+    async def open(self) -> None:
+        await super().open()
+        self._client = Http1Client(
+            "mock", self._upstream, answer_limit_bytes=2**26, max_connections=POOL_LIMIT
+        )
+
+    async def close(self) -> None:
+        await self._client.close()
+        await super().close()
+
+    async def _fetch(self, body: bytes) -> tuple[int, bytes]:
+        found = await self._client.fetch(HttpRequest("chat/completions", body, OWN_HEADERS))
+        return found.status, found.body
 
 
 async def read(receive: Any) -> bytes:
@@ -168,6 +198,9 @@ async def bare(scope: Any, receive: Any, send: Any) -> None:
     await answer(send, 200, SAYS_NOTHING)
 
 
-app = PassThrough(
-    os.environ.get("BENCH_UPSTREAM", "http://127.0.0.1:9100/v1"), os.environ.get("BENCH_KEY", "")
+PLACES: Final = (
+    os.environ.get("BENCH_UPSTREAM", "http://127.0.0.1:9100/v1"),
+    os.environ.get("BENCH_KEY", ""),
 )
+app = PassThrough(*PLACES)
+own = OwnClient(*PLACES)

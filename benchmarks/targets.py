@@ -16,6 +16,7 @@ DIRECT = "direct"
 REFERENCE = "raw + aiohttp"
 TWIN = "raw + aiohttp, again"
 LITESTAR = "Litestar @asgi + aiohttp"
+OWN = "raw + our client"
 BARE = "bare ASGI"
 INSULA = "Insula"
 SMG = "smg"
@@ -106,6 +107,9 @@ class Street:
 
     def litestar(self) -> Server:
         return self.reference(LITESTAR, app="benchmarks.reference_litestar:app")
+
+    def own(self) -> Server:
+        return self.reference(OWN, app="benchmarks.reference:own")
 
     def bare(self) -> Server:
         return self.reference(BARE, app="benchmarks.reference:bare")

@@ -386,7 +386,8 @@ class TestMemory:
             asyncio.run(holds.tend())
 
         assert holds.subjects == 1
-        assert holds.look_now(staying.bounds)[0].running == 1
+        (found,) = asyncio.run(holds.look(staying.bounds, {})).standings
+        assert found.running == 1
 
     def test_a_new_day_has_its_budget_again(self):
         wall = [10 * 86_400.0]

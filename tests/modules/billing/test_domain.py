@@ -32,7 +32,13 @@ from app.modules.billing.domain.periods import (
     month_of,
 )
 from app.modules.billing.domain.reports import aligned, csv_line, money
-from app.modules.billing.domain.standings import Allowance, Standing, allowances_of, remaining_of
+from app.modules.billing.domain.standings import (
+    Allowance,
+    Standing,
+    Use,
+    allowances_of,
+    remaining_of,
+)
 from tests.modules.billing.calls import KEY, USER, budget, usage
 
 
@@ -208,13 +214,13 @@ class TestCountedTokens:
 
 class TestRemainingOf:
     def test_is_nothing_without_a_limit_of_requests_or_tokens(self):
-        assert remaining_of((Bound("key:1", parallel=3),), (Standing(),)) is None
+        assert remaining_of([Use(Bound("key:1", parallel=3), 7, 7, 1.0)]) is None
 
     def test_is_the_tightest_of_all_subjects(self):
-        bounds = Bound("key:1", rpm=9, tpm=50), Bound("user:1", rpm=20)
-        standings = Standing(requests=1, tokens=60, reset_s=5.0), Standing(18, 60, reset_s=7.0)
+        key = Use(Bound("key:1", rpm=9, tpm=50), requests=1, tokens=60, reset_s=5.0)
+        user = Use(Bound("user:1", rpm=20), requests=18, tokens=60, reset_s=7.0)
 
-        found = remaining_of(bounds, standings)
+        found = remaining_of([key, user])
 
         assert (found.limit_requests, found.remaining_requests) == (20, 2)
         assert (found.limit_tokens, found.remaining_tokens) == (50, 0)

@@ -8,7 +8,7 @@ import msgspec
 
 from app.modules.billing.domain.limits import Bounds
 from app.modules.billing.domain.periods import Spent
-from app.modules.billing.domain.standings import Standing
+from app.modules.billing.domain.standings import Remaining, Standing
 from app.modules.billing.domain.usage import Usage
 
 
@@ -114,6 +114,6 @@ class NearHolds(Holds, Protocol):
         """As ``take``; ``False`` when somebody must say what is spent."""
         ...
 
-    def look_now(self, bounds: Bounds) -> tuple[Standing, ...]:
-        """Where the subjects stand, less what they have spent."""
+    def remaining_now(self, bounds: Bounds) -> Remaining | None:
+        """What the limits of a minute leave; ``None`` when there are none."""
         ...

@@ -40,12 +40,12 @@ from app.modules.routing.adapters import (
 from app.modules.routing.controllers import (
     AliasController,
     CacheController,
-    ClientWatch,
     ExplainController,
     ModelController,
     ResponseController,
     Tally,
     UpstreamController,
+    Warden,
     Wire,
     WorkerController,
 )
@@ -144,8 +144,13 @@ class RoutingModule(Module):
             AnswerCache(kit.cache),
             {"messages": as_messages, "responses": as_responses(self.conversations)},
         )
+        warden = Warden()
         self._wire = wire = Wire(
-            kit.use(Authenticator), self.gateway, tally, keep_alive_s=settings.keep_alive_s
+            kit.use(Authenticator),
+            self.gateway,
+            tally,
+            warden,
+            keep_alive_s=settings.keep_alive_s,
         )
         self._telemetry: GenAiTelemetry | None = None
         self._calls = {f"/v1/{surface}": wire.handler(surface) for surface in SURFACES}
@@ -165,7 +170,7 @@ class RoutingModule(Module):
                 kit.use(Authenticator),
                 self._complete,
                 lambda: own_model(self.registry.listed()),
-                ClientWatch,
+                warden.watch,
             )
             self._calls[PATH] = door.handle
 

@@ -18,7 +18,7 @@ from app.modules.billing.domain.faults import (
 )
 from app.modules.billing.domain.limits import Bound, Bounds, Period
 from app.modules.billing.domain.periods import Spent, month_of
-from app.modules.billing.domain.standings import Standing
+from app.modules.billing.domain.standings import Remaining, Standing, Use, remaining_of
 from app.modules.billing.domain.windows import SLOTS, Slot, Window
 from app.modules.billing.ports import Hold, Receipt, Taken
 
@@ -28,7 +28,6 @@ PERIODS: Final[tuple[Period, ...]] = ("day", "month", "total")
 # Longer than any call: what is held until then is a call that nobody ended.
 LONGEST_CALL_S: Final = 3600.0
 SOME: Final = 1000
-NOWHERE: Final = Standing()
 
 
 class Tab(Window):
@@ -117,32 +116,30 @@ class MemoryHolds:
         entries[number] = Entry(hold, places, now_s)
         return True
 
-    def look_now(self, bounds: Bounds) -> tuple[Standing, ...]:
+    def remaining_now(self, bounds: Bounds) -> Remaining | None:
         slots = self._monotonic() * self._slots_a_second
-        slot, found = int(slots), []
+        slot, uses = int(slots), []
         for bound in bounds:
             tab = self._tabs.get(bound.subject)
             if tab is None:
-                found.append(NOWHERE)
+                uses.append(Use(bound, 0, 0, 0.0))
                 continue
             if tab.oldest < slot - SLOTS:
                 tab.slide(slot)
-            held_nanos = tab.held + tab.owed
-            reset_s = self._reset_s(tab, slots)
-            found.append(Standing(tab.requests, tab.tokens, tab.running, held_nanos, reset_s))
-        return tuple(found)
+            uses.append(Use(bound, tab.requests, tab.tokens, self._reset_s(tab, slots)))
+        return remaining_of(uses)
 
     async def take(self, hold: Hold, spent: Mapping[str, Spent]) -> Taken:
         self._learn(spent)
         if self.take_now(hold):
-            return Taken(standings=self._standings(hold.bounds))
+            return Taken(standings=self._look(hold.bounds))
         return Taken(missing=self._missing(hold.bounds))
 
     async def look(self, bounds: Bounds, spent: Mapping[str, Spent]) -> Taken:
         self._learn(spent)
         if missing := self._missing(bounds):
             return Taken(missing=missing)
-        return Taken(standings=self._standings(bounds))
+        return Taken(standings=self._look(bounds))
 
     def end(self, call_id: UUID, tokens: int, owed_nanos: int, bounds: Bounds) -> Bounds:
         entry = self._entries.pop(call_id.int, None)
@@ -246,18 +243,20 @@ class MemoryHolds:
         day = int(self._wall() // DAY_S)
         return day, month_of(day)
 
-    def _standings(self, bounds: Bounds) -> tuple[Standing, ...]:
-        day, month = self._date()
-        return tuple(
-            self._with_spent(standing, self._tabs.get(bound.subject), day, month)
-            for bound, standing in zip(bounds, self.look_now(bounds), strict=True)
-        )
+    def _look(self, bounds: Bounds) -> tuple[Standing, ...]:
+        slots = self._monotonic() * self._slots_a_second
+        return tuple(self._standing(self._tabs.get(bound.subject), slots) for bound in bounds)
 
-    def _with_spent(self, standing: Standing, tab: Tab | None, day: int, month: int) -> Standing:
-        if tab is None or tab.spent is None:
-            return standing
+    def _standing(self, tab: Tab | None, slots: float) -> Standing:
+        if tab is None:
+            return Standing()
+        tab.slide(int(slots))
+        reset_s, held_nanos = self._reset_s(tab, slots), tab.held + tab.owed
+        if tab.spent is None:
+            return Standing(tab.requests, tab.tokens, tab.running, held_nanos, reset_s)
+        day, month = self._date()
         spent = {period: tab.spent.within(period, day, month) for period in PERIODS}
-        return msgspec.structs.replace(standing, spent_nanos=spent)
+        return Standing(tab.requests, tab.tokens, tab.running, held_nanos, reset_s, spent)
 
     def _reset_s(self, tab: Tab, slots: float) -> float:
         newest = tab.newest

@@ -1,7 +1,7 @@
 """Where a caller stands, and what each of its limits leaves."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -9,6 +9,9 @@ from app.modules.billing.domain.limits import NO_LIMIT, Bound, Bounds, Holder, P
 from app.modules.billing.domain.periods import ends_at_ms
 
 LimitName = Literal["rpm", "tpm", "parallel", "budget"]
+
+# What is left, of how much, and until when it is whole again.
+NOT_LIMITED: Final = (NO_LIMIT, NO_LIMIT, 0.0)
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -61,14 +64,26 @@ def allowances_of(bounds: Bounds, standings: Sequence[Standing], now_ms: int) ->
     return [one for bound, standing in pairs for one in _allowances(bound, standing, now_ms)]
 
 
-def remaining_of(bounds: Bounds, standings: Sequence[Standing]) -> Remaining | None:
+class Use(NamedTuple):
+    """What one bound has let through in its minute, which is empty again in ``reset_s``."""
+
+    bound: Bound
+    requests: int
+    tokens: int
+    reset_s: float
+
+
+def remaining_of(uses: Iterable[Use]) -> Remaining | None:
     """The tightest of what limits requests and tokens; ``None`` when nothing does."""
-    pairs = list(zip(bounds, standings, strict=False))
-    requests = [(b.rpm - s.requests, b.rpm, s.reset_s) for b, s in pairs if b.rpm < NO_LIMIT]
-    tokens = [(b.tpm - s.tokens, b.tpm, s.reset_s) for b, s in pairs if b.tpm < NO_LIMIT]
-    if not requests and not tokens:
+    requests = tokens = NOT_LIMITED
+    for bound, used_requests, used_tokens, reset_s in uses:
+        if bound.rpm < NO_LIMIT:
+            requests = min(requests, (bound.rpm - used_requests, bound.rpm, reset_s))
+        if bound.tpm < NO_LIMIT:
+            tokens = min(tokens, (bound.tpm - used_tokens, bound.tpm, reset_s))
+    if requests is tokens is NOT_LIMITED:
         return None
-    return Remaining(*_tightest(requests), *_tightest(tokens))
+    return Remaining(*_told(requests), *_told(tokens))
 
 
 def _allowances(bound: Bound, standing: Standing, now_ms: int) -> Iterator[Allowance]:
@@ -88,10 +103,8 @@ def _allowances(bound: Bound, standing: Standing, now_ms: int) -> Iterator[Allow
         yield Allowance("budget", budget.holder, budget.nanos, left, ends_ms, budget.period)
 
 
-def _tightest(
-    limits: Sequence[tuple[int, int, float]],
-) -> tuple[int | None, int | None, float]:
-    if not limits:
+def _told(tightest: tuple[int, int, float]) -> tuple[int | None, int | None, float]:
+    if tightest is NOT_LIMITED:
         return None, None, 0.0
-    left, limit, reset_s = min(limits)
+    left, limit, reset_s = tightest
     return limit, max(0, left), reset_s

@@ -12,7 +12,7 @@ from app.kernel.errors import Unavailable
 from app.modules.auth.api import Principal
 from app.modules.billing.api import Claim
 from app.modules.billing.domain.periods import Spent
-from app.modules.billing.domain.standings import Remaining, Standing, remaining_of
+from app.modules.billing.domain.standings import Remaining, Standing, Use, remaining_of
 from app.modules.billing.domain.usage import Usage
 from app.modules.billing.ports import Hold, Holds, NearHolds, Taken
 from app.modules.billing.service.rules import Rules, Terms
@@ -76,8 +76,10 @@ class UsageMeter:
         terms = self._rules.recall(principal.credential_id)
         if terms is None or not terms.bounds:
             return None
-        standings = terms.standings if self._near is None else self._near.look_now(terms.bounds)
-        return remaining_of(terms.bounds, standings)
+        if self._near is not None:
+            return self._near.remaining_now(terms.bounds)
+        told = zip(terms.bounds, terms.standings, strict=False)
+        return remaining_of(Use(b, s.requests, s.tokens, s.reset_s) for b, s in told)
 
     async def standings(self, principal: Principal) -> tuple[Terms, tuple[Standing, ...]]:
         """What limits a caller, and where each of it stands now."""

@@ -130,10 +130,10 @@ def head_of(served: Served, overhead_s: float) -> Any:
         (b"content-type", reply.content_type.encode("latin-1")),
         (b"x-call-id", _encode(served.call.id)[1:-1]),
         (b"x-cache", served.cache.encode()),
-        (b"x-overhead-ms", f"{overhead_s * 1000:.3f}".encode()),
+        (b"x-overhead-ms", b"%d.%03d" % divmod(int(overhead_s * 1e6), 1000)),
     ]
     if reply.pieces is None:
-        headers.append((b"content-length", str(len(reply.body)).encode()))
+        headers.append((b"content-length", b"%d" % len(reply.body)))
     else:
         headers += STREAM_HEADERS
     if reply.retry_after:
@@ -151,12 +151,12 @@ def _limits(left: Remaining) -> list[tuple[bytes, bytes]]:
         headers += [
             (b"x-ratelimit-limit-requests", b"%d" % left.limit_requests),
             (b"x-ratelimit-remaining-requests", b"%d" % (left.remaining_requests or 0)),
-            (b"x-ratelimit-reset-requests", b"%.3fs" % left.reset_requests_s),
+            (b"x-ratelimit-reset-requests", b"%dms" % (left.reset_requests_s * 1000)),
         ]
     if left.limit_tokens is not None:
         headers += [
             (b"x-ratelimit-limit-tokens", b"%d" % left.limit_tokens),
             (b"x-ratelimit-remaining-tokens", b"%d" % (left.remaining_tokens or 0)),
-            (b"x-ratelimit-reset-tokens", b"%.3fs" % left.reset_tokens_s),
+            (b"x-ratelimit-reset-tokens", b"%dms" % (left.reset_tokens_s * 1000)),
         ]
     return headers

@@ -4,11 +4,9 @@ Who is asking, what is asked, the answer, its headers, its bytes. Everything tha
 in ``service/gateway.py``.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 from litestar.exceptions import MethodNotAllowedException
 from litestar.types import Receive, Scope, Send
@@ -17,12 +15,11 @@ from app.kernel.errors import Invalid
 from app.modules.auth.api import Authenticator, bearer_token
 from app.modules.routing.controllers.outlet import Outlet, head_of
 from app.modules.routing.controllers.tally import Tally
+from app.modules.routing.controllers.warden import Warden
 from app.modules.routing.domain.envelope import Surface, read_envelope
 from app.modules.routing.ports import Headers
 from app.modules.routing.service.gateway import Gateway
 from app.modules.routing.service.orders import Order, read_hints
-
-WATCH_AFTER_S: Final = 0.02
 
 Begin = Callable[[Iterable[tuple[bytes, bytes]]], Headers]
 
@@ -34,11 +31,18 @@ class Wire:
     """
 
     def __init__(
-        self, authenticator: Authenticator, gateway: Gateway, tally: Tally, *, keep_alive_s: float
+        self,
+        authenticator: Authenticator,
+        gateway: Gateway,
+        tally: Tally,
+        warden: Warden,
+        *,
+        keep_alive_s: float,
     ) -> None:
         self._authenticator = authenticator
         self._gateway = gateway
         self._tally = tally
+        self._warden = warden
         self._keep_alive_s = keep_alive_s
         self._begin: Begin | None = None
 
@@ -68,7 +72,7 @@ class Wire:
         body = await _read_body(receive)
         trace = () if self._begin is None else self._begin(headers)
         order = Order(principal, surface, body, read_envelope(body), hints, started_s, trace)
-        with ClientWatch(receive):
+        with self._warden.watch(receive):
             if order.envelope.stream:
                 await self._stream(order, send)
             else:
@@ -93,53 +97,6 @@ class Wire:
                     raise
                 await outlet.refuse(error)
             await outlet.end()
-
-
-class ClientWatch:
-    """Cancels the body of its ``with`` when the client hangs up, and ends the cancellation here.
-
-    No server tells a handler that is not listening, and listening costs a task. A call that ends
-    within 20 ms is spared it: there would be nothing left to cut.
-    """
-
-    __slots__ = ("_is_gone", "_me", "_receive", "_start", "_watcher")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._me: Any = asyncio.current_task()
-        self._watcher: asyncio.Task[None] | None = None
-        self._is_gone = False
-
-    def __enter__(self) -> "ClientWatch":
-        loop = asyncio.get_running_loop()
-        self._start = loop.call_later(WATCH_AFTER_S, self._watch)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> bool:
-        self._start.cancel()
-        if self._watcher is not None:
-            self._watcher.remove_done_callback(self._on_gone)
-            self._watcher.cancel()
-        if self._is_gone and kind is asyncio.CancelledError:
-            self._me.uncancel()
-            return True
-        return False
-
-    def _watch(self) -> None:
-        self._watcher = asyncio.create_task(_until_gone(self._receive))
-        self._watcher.add_done_callback(self._on_gone)
-
-    def _on_gone(self, watcher: "asyncio.Task[None]") -> None:
-        if not watcher.cancelled():
-            self._is_gone = True
-            self._me.cancel()
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
 
 
 async def _read_body(receive: Receive) -> bytes:
