@@ -1,10 +1,11 @@
-"""One verb, one transaction."""
+"""One verb, one transaction; and one look-up for all who miss the same thing at once."""
 
+import asyncio
 import secrets
 import sqlite3
 import struct
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from multiprocessing.util import register_after_fork
@@ -159,6 +160,31 @@ class Database:
     async def close(self) -> None:
         await self.reader.dispose()
         await self.writer.dispose()
+
+
+class SingleFlight(Generic[T]):
+    """Asks once for each key, however many wait for the answer.
+
+    A memory whose entry has grown old is missed by every caller at once. Who leaves does not end
+    the question for the others; a failure is everybody's.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, asyncio.Task[T]] = {}
+
+    async def join(self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Wait for the answer that is on its way for this key, else ask."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = asyncio.create_task(ask())
+            flight.add_done_callback(lambda ended: self._land(key, ended))
+        return await asyncio.shield(flight)
+
+    def _land(self, key: Hashable, ended: "asyncio.Task[T]") -> None:
+        del self._flights[key]
+        if not ended.cancelled():
+            # Whoever waited has it raised; if all have left, it is nobody's.
+            ended.exception()
 
 
 class _Translated:
