@@ -10,13 +10,16 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 from litestar.routes import ASGIRoute, HTTPRoute
 
 from app.asgi import Insula
+from app.modules.runs.api import Ended, Kind, Runs, Turn, Wish
 from tests.house import open_house, prepare
 
+MATRIX = "matrix"
 CALLERS = ("theirs", "other tenant", "read-only key", "inference key", "revoked key", "no key")
 DESTINATION = Path(__file__).parents[1] / "docs" / "routes.md"
 HEAD = """# Routes
@@ -43,7 +46,8 @@ def all_routes(house: Insula) -> list[tuple[str, str]]:
 class Cast:
     """The callers of one route: two users of their own, and keys and rows of the first."""
 
-    def __init__(self, client: httpx.AsyncClient, number: int) -> None:
+    def __init__(self, house: Insula, client: httpx.AsyncClient, number: int) -> None:
+        self._house = house
         self._client = client
         self._number = number
         self.headers: dict[str, dict[str, str]] = {"no key": {}}
@@ -64,7 +68,15 @@ class Cast:
             "session_id": sessions.json()["items"][0]["id"],
             "key_id": await self._newest(theirs),
             "model_id": "dev/echo",
+            "run_id": await self._run(theirs),
         }
+
+    async def _run(self, theirs: dict[str, str]) -> str:
+        me = await self._client.get("/api/v1/auth/me", headers=theirs)
+        async with self._house.kit.db.begin() as session:
+            wish = Wish(UUID(me.json()["id"]), MATRIX)
+            run, _ = await self._house.kit.use(Runs).start(session, wish)
+        return str(run.id)
 
     async def _newest(self, theirs: dict[str, str]) -> str:
         keys = await self._client.get("/api/v1/auth/api-keys", headers=theirs)
@@ -86,8 +98,9 @@ async def matrix() -> dict[tuple[str, str], dict[str, int]]:
     table = {}
     with tempfile.TemporaryDirectory() as folder:
         async with open_house(prepare(Path(folder) / "data")) as (house, client):
+            house.kit.use(Runs).offer(Kind(MATRIX, _nothing))
             for number, (method, path) in enumerate(all_routes(house)):
-                cast = Cast(client, number)
+                cast = Cast(house, client, number)
                 await cast.enter()
                 table[method, path] = await _row(client, cast, method, path)
     return table
@@ -102,6 +115,10 @@ async def _row(client: httpx.AsyncClient, cast: Cast, method: str, path: str) ->
         answer = await client.request(method, concrete, headers=headers, json={})
         row[caller] = answer.status_code
     return row
+
+
+async def _nothing(_: Turn) -> Ended:
+    return Ended()
 
 
 def page(table: dict[tuple[str, str], dict[str, int]]) -> str:

@@ -32,6 +32,7 @@ from app.modules.billing.module import BillingModule
 from app.modules.health.module import HealthModule
 from app.modules.orchestration.module import OrchestrationModule
 from app.modules.routing.module import RoutingModule
+from app.modules.runs.module import RunsModule
 from app.settings import ENVIRON, HouseSettings, origin_pattern
 
 VERSION = version("insula")
@@ -40,6 +41,7 @@ MODULES: tuple[type[Module], ...] = (
     HealthModule,
     AuthModule,
     BillingModule,
+    RunsModule,
     RoutingModule,
     OrchestrationModule,
     *(point.load() for point in entry_points(group="app.modules")),

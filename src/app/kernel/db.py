@@ -145,6 +145,8 @@ class Database:
                 yield session
         if session.info.get("deferred"):
             self._jobs.wake()
+        for call in session.info.get("after_commit", ()):
+            call()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
@@ -160,6 +162,11 @@ class Database:
     async def close(self) -> None:
         await self.reader.dispose()
         await self.writer.dispose()
+
+
+def after_commit(session: AsyncSession, call: Callable[[], None]) -> None:
+    """Call this when, and only if, the transaction has committed. It must not fail, nor wait."""
+    session.info.setdefault("after_commit", []).append(call)
 
 
 class SingleFlight(Generic[T]):

@@ -1,0 +1,122 @@
+"""HTTP of runs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Final
+from uuid import UUID
+
+from litestar import Controller, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, HeaderParameter, QueryParameter
+from litestar.response import Stream
+from litestar.status_codes import HTTP_200_OK
+
+from app.kernel.db import Page
+from app.kernel.errors import Invalid
+from app.modules.auth.api import Principal
+from app.modules.runs.domain import Event, Status
+from app.modules.runs.schemas import RunRead, event_frame
+from app.modules.runs.service.runs import RunService
+
+MAX_PAGE = 500
+KEEP_ALIVE_S: Final = 15.0
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+STREAM_HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+class CursorMalformed(Invalid):
+    """A cursor is the ``next`` of a page of the same list, or the id of the last event."""
+
+    title = "Cursor malformed"
+
+
+class RunController(Controller):
+    path = "/api/v1/runs"
+    tags = ("runs",)
+
+    @get(summary="Your runs, newest first")
+    async def list(
+        self,
+        principal: NamedDependency[Principal],
+        run_service: NamedDependency[RunService],
+        kind: FromQuery[str | None] = None,
+        status: FromQuery[Status | None] = None,
+        cursor: FromQuery[str | None] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)] = 50,
+    ) -> Page[RunRead]:
+        before = _cursor(cursor)
+        runs = await run_service.page(principal.user_id, kind, status, before, limit)
+        following = str(runs[-1].id) if len(runs) == limit else None
+        return Page([RunRead.of(run) for run in runs], following)
+
+    @get("/{run_id:uuid}", summary="A run")
+    async def read(
+        self,
+        principal: NamedDependency[Principal],
+        run_service: NamedDependency[RunService],
+        run_id: FromPath[UUID],
+    ) -> RunRead:
+        return RunRead.of(await run_service.get(principal.user_id, run_id))
+
+    @get("/{run_id:uuid}/events", summary="What happened and happens in a run, as it comes")
+    async def events(
+        self,
+        principal: NamedDependency[Principal],
+        run_service: NamedDependency[RunService],
+        run_id: FromPath[UUID],
+        last_event_id: Annotated[str | None, HeaderParameter(name="last-event-id")] = None,
+    ) -> Stream:
+        """Server-sent events from the first one on, or from behind `Last-Event-ID`; the stream
+        ends with the run.
+        """
+        after_seq = _last_seen(last_event_id)
+        await run_service.get(principal.user_id, run_id)
+        events = run_service.follow(principal.user_id, run_id, after_seq=after_seq)
+        return Stream(_framed(events), media_type="text/event-stream", headers=STREAM_HEADERS)
+
+    @post("/{run_id:uuid}/cancel", status_code=HTTP_200_OK, summary="End a run and stop its work")
+    async def cancel(
+        self,
+        principal: NamedDependency[Principal],
+        run_service: NamedDependency[RunService],
+        run_id: FromPath[UUID],
+    ) -> RunRead:
+        """A run that has ended already stays as it is."""
+        return RunRead.of(await run_service.cancel(principal.user_id, run_id))
+
+
+async def _framed(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    """Frame events, and say in long silences that we are here."""
+    coming: asyncio.Task[Event] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait({coming}, timeout=KEEP_ALIVE_S)
+            if not done:
+                yield KEEP_ALIVE
+                continue
+            try:
+                event, coming = coming.result(), None
+            except StopAsyncIteration:
+                return
+            yield event_frame(event)
+    finally:
+        if coming is not None:
+            coming.cancel()
+        await asyncio.gather(*filter(None, [coming]), return_exceptions=True)
+        await events.aclose()  # type: ignore[attr-defined]  # a generator's
+
+
+def _cursor(cursor: str | None) -> UUID | None:
+    try:
+        return None if cursor is None else UUID(cursor)
+    except ValueError:
+        raise CursorMalformed("cursor is the `next` of the page before.") from None
+
+
+def _last_seen(given: str | None) -> int:
+    if not given:
+        return 0
+    if not given.isdigit() or len(given) > 18:
+        raise CursorMalformed("Last-Event-ID is the id of an event of this run.")
+    return int(given)

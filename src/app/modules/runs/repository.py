@@ -1,0 +1,275 @@
+"""Statements about runs and their events."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any, Final, cast
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import (
+    ColumnElement,
+    Table,
+    and_,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.kernel.db import Timestamp, uuid7
+from app.modules.runs.api import News, Run, Wish
+from app.modules.runs.domain import FINAL, LIVE, STATUS, Event, Status, sources_of
+from app.modules.runs.models import EventRow, RunRow
+
+EVENTS_A_PAGE = 500
+TITLE_LIMIT_CHARS = 200
+# By the tables: through the classes an insert takes three times as long.
+INSERT_RUN: Final = insert(cast(Table, RunRow.__table__))
+INSERT_EVENT: Final = insert(cast(Table, EventRow.__table__))
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """A process's claim of a run. A later claim has a higher ``fence``."""
+
+    run_id: UUID
+    worker: str
+    fence: int
+
+
+class RunRepository:
+    def __init__(self, session: AsyncSession, now: datetime) -> None:
+        self._session = session
+        self._now = now
+
+    async def add(self, wish: Wish, worker: str, until: datetime | None) -> Run | None:
+        """Write a new run, in the hands of ``worker`` if there is one.
+
+        ``None`` if its idempotency key is taken, perhaps by a rival of this moment.
+        """
+        said = [_says("pending"), _says("running")] if worker else [_says("pending")]
+        run = Run(
+            id=uuid7(),
+            user_id=wish.user_id,
+            kind=wish.kind,
+            title=wish.title[:TITLE_LIMIT_CHARS],
+            status="running" if worker else "pending",
+            last_seq=len(said),
+            fence=1 if worker else 0,
+            created_at=self._now,
+            started_at=self._now if worker else None,
+        )
+        more = {
+            "updated_at": self._now,
+            "worker": worker or None,
+            "lease_until": until,
+            "idempotency_key": wish.idempotency_key,
+            "digest": wish.digest,
+        }
+        values = msgspec.structs.asdict(run) | more
+        if wish.idempotency_key is None:
+            await self._session.execute(INSERT_RUN, values)
+        else:
+            try:
+                async with self._session.begin_nested():
+                    await self._session.execute(INSERT_RUN, values)
+            except IntegrityError:
+                return None
+        await self._write(run.id, run.last_seq, said)
+        return run
+
+    async def find_twin(self, wish: Wish) -> RunRow | None:
+        """The run that was started with the same idempotency key."""
+        same = and_(
+            RunRow.user_id == wish.user_id,
+            RunRow.kind == wish.kind,
+            RunRow.idempotency_key == wish.idempotency_key,
+        )
+        return (await self._session.scalars(select(RunRow).where(same))).one_or_none()
+
+    async def find(self, ids: Collection[UUID]) -> list[RunRow]:
+        return list(await self._session.scalars(select(RunRow).where(RunRow.id.in_(ids))))
+
+    async def owned(self, user_id: UUID, run_id: UUID) -> RunRow | None:
+        mine = and_(RunRow.id == run_id, RunRow.user_id == user_id)
+        return (await self._session.scalars(select(RunRow).where(mine))).one_or_none()
+
+    async def page(
+        self,
+        user_id: UUID,
+        kind: str | None,
+        status: Status | None,
+        before: UUID | None,
+        limit: int,
+    ) -> list[RunRow]:
+        """A user's runs, newest first."""
+        wanted = [RunRow.user_id == user_id]
+        if kind is not None:
+            wanted.append(RunRow.kind == kind)
+        if status is not None:
+            wanted.append(RunRow.status == status)
+        if before is not None:
+            wanted.append(RunRow.id < before)
+        statement = select(RunRow).where(*wanted).order_by(RunRow.id.desc()).limit(limit)
+        return list(await self._session.scalars(statement))
+
+    async def events(self, run_id: UUID, after_seq: int) -> list[Event]:
+        """A page of a run's log."""
+        statement = (
+            select(EventRow.seq, EventRow.name, EventRow.data, EventRow.created_at)
+            .where(EventRow.run_id == run_id, EventRow.seq > after_seq)
+            .order_by(EventRow.seq)
+            .limit(EVENTS_A_PAGE)
+        )
+        rows = await self._session.execute(statement)
+        return [Event(seq, name, data, int(at.timestamp() * 1000)) for seq, name, data, at in rows]
+
+    async def say(self, hold: Hold, news: Sequence[News]) -> RunRow | None:
+        """Write events of a run that this hold still has."""
+        return await self._append(_held(hold), news, {})
+
+    async def ask(self, hold: Hold, question: News) -> RunRow | None:
+        """Let a run wait for an answer; the question is its last event but one."""
+        values = {"question_seq": RunRow.last_seq + 1}
+        news = [question, _says("awaiting")]
+        return await self._append(_held(hold, "awaiting"), news, values | {"status": "awaiting"})
+
+    async def go_on(
+        self, run_id: UUID, question_seq: int, news: Sequence[News], hold: Hold | None = None
+    ) -> RunRow | None:
+        """End the wait for an answer to this question, once."""
+        asked = [
+            RunRow.id == run_id,
+            RunRow.status == "awaiting",
+            RunRow.question_seq == question_seq,
+        ]
+        if hold is not None:
+            asked.append(_held(hold))
+        values = {"status": "running", "question_seq": None}
+        return await self._append(and_(*asked), [*news, _says("running")], values)
+
+    async def end(
+        self, where: ColumnElement[bool], status: Status, news: Sequence[News], code: str, text: str
+    ) -> RunRow | None:
+        """Move to a final state; nobody holds the run any more."""
+        said: dict[str, Any] = {"code": code, "detail": text} if code else {}
+        values = {
+            "status": status,
+            "ended_at": self._now,
+            "question_seq": None,
+            "worker": None,
+            "lease_until": None,
+            "fence": RunRow.fence + 1,
+            "error_code": code,
+            "error": text,
+        }
+        return await self._append(where, [*news, _says(status, **said)], values)
+
+    async def claim(self, kinds: Collection[str], worker: str, until: datetime) -> RunRow | None:
+        """Take the oldest run that nobody has begun."""
+        first = (
+            select(RunRow.id)
+            .where(RunRow.status == "pending", RunRow.kind.in_(kinds))
+            .order_by(RunRow.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        return await self.take(and_(RunRow.id == first, RunRow.status == "pending"), worker, until)
+
+    async def has_pending(self, kinds: Collection[str]) -> bool:
+        waits = and_(RunRow.status == "pending", RunRow.kind.in_(kinds))
+        statement = select(RunRow.id).where(waits).limit(1)
+        return (await self._session.scalars(statement)).first() is not None
+
+    async def release(self, hold: Hold) -> None:
+        """End a lease before its time, so that another process may go on."""
+        await self._append(held(hold), [], {"lease_until": self._now})
+
+    async def take(self, where: ColumnElement[bool], worker: str, until: datetime) -> RunRow | None:
+        """Put a run into a process's hands."""
+        values = {
+            "status": "running",
+            "question_seq": None,
+            "worker": worker,
+            "lease_until": until,
+            "fence": RunRow.fence + 1,
+            "started_at": func.coalesce(RunRow.started_at, literal(self._now, Timestamp)),
+        }
+        return await self._append(where, [_says("running")], values)
+
+    async def expired(self, worker: str, *, is_alone: bool, limit: int) -> list[RunRow]:
+        """Runs whose process is gone: their lease is over, or there is but one process."""
+        is_gone = RunRow.lease_until < self._now
+        if is_alone:
+            is_gone = or_(is_gone, RunRow.worker != worker)
+        statement = select(RunRow).where(RunRow.status.in_(LIVE), is_gone).limit(limit)
+        return list(await self._session.scalars(statement))
+
+    async def renew(
+        self, worker: str, ids: Collection[UUID], until: datetime
+    ) -> set[tuple[UUID, int]]:
+        """Renew the leases of these runs; the claims that still hold."""
+        mine = and_(RunRow.id.in_(ids), RunRow.worker == worker, RunRow.status.in_(LIVE))
+        statement = update(RunRow).where(mine).values(lease_until=until)
+        rows = await self._session.execute(statement.returning(RunRow.id, RunRow.fence))
+        return {(run_id, fence) for run_id, fence in rows}
+
+    async def drop_old(self, ended_before: datetime, keep_count: int, limit: int) -> list[UUID]:
+        """Delete runs that ended long ago, and those above the number that a user keeps."""
+        place = func.row_number().over(partition_by=RunRow.user_id, order_by=RunRow.id.desc())
+        ranked = (
+            select(RunRow.id, RunRow.ended_at, place.label("place"))
+            .where(RunRow.status.in_(FINAL))
+            .subquery()
+        )
+        old = or_(ranked.c.ended_at < ended_before, ranked.c.place > keep_count)
+        ids = list(await self._session.scalars(select(ranked.c.id).where(old).limit(limit)))
+        await self._session.execute(delete(EventRow).where(EventRow.run_id.in_(ids)))
+        await self._session.execute(delete(RunRow).where(RunRow.id.in_(ids)))
+        return ids
+
+    async def _append(
+        self, where: ColumnElement[bool], news: Sequence[News], values: dict[str, Any]
+    ) -> RunRow | None:
+        """Change a run and write its events. Its row is locked, so that no number is left out."""
+        changed = {"last_seq": RunRow.last_seq + len(news), "updated_at": self._now} | values
+        statement = update(RunRow).where(where).values(changed).returning(RunRow)
+        found = await self._session.scalars(
+            statement.execution_options(synchronize_session=False, populate_existing=True)
+        )
+        row = found.one_or_none()
+        if row is not None and news:
+            await self._write(row.id, row.last_seq, news)
+        return row
+
+    async def _write(self, run_id: UUID, last_seq: int, news: Sequence[News]) -> None:
+        first = last_seq - len(news) + 1
+        rows = [
+            {"run_id": run_id, "seq": first + number, "name": one.name, "data": one.data}
+            | {"id": uuid7(), "created_at": self._now, "updated_at": self._now}
+            for number, one in enumerate(news)
+        ]
+        await self._session.execute(INSERT_EVENT, rows)
+
+
+def held(hold: Hold) -> ColumnElement[bool]:
+    """Match a run only while this very claim of it holds."""
+    same = and_(RunRow.id == hold.run_id, RunRow.fence == hold.fence)
+    return and_(same, RunRow.worker == hold.worker, RunRow.status.in_(LIVE))
+
+
+def may_become(run_id: UUID, status: Status) -> ColumnElement[bool]:
+    return and_(RunRow.id == run_id, RunRow.status.in_(sources_of(status)))
+
+
+def _held(hold: Hold, status: Status | None = None) -> ColumnElement[bool]:
+    return held(hold) if status is None else and_(held(hold), RunRow.status.in_(sources_of(status)))
+
+
+def _says(status: Status, **more: Any) -> News:
+    return News(STATUS, {"status": status, **more})
