@@ -193,6 +193,16 @@ class TestWork:
                 pass
 
 
+class TestFind:
+    async def test_finds_runs_by_their_ids_and_leaves_out_what_is_not_there(self, house, cache):
+        async with opened(house, cache, Kind("test", at_once)) as module:
+            runs = [await ended(module, await started(module, house)) for _ in range(2)]
+            async with house.read() as session:
+                found = await module.runs.find(session, [runs[0].id, runs[1].id, ANNA])
+
+        assert found == {run.id: run for run in runs}
+
+
 class TestIdempotencyKey:
     async def test_starts_one_run_however_often_it_is_sent(self, house, cache):
         async with opened(house, cache, Kind("test", at_once)) as module:

@@ -144,12 +144,17 @@ class Runs(Protocol):
         """Start a run if, and only if, the transaction commits; whether it is a new one."""
         ...
 
-    async def find(self, session: AsyncSession, ids: Iterable[UUID]) -> dict[UUID, Run]: ...
+    async def find(self, session: AsyncSession, ids: Iterable[UUID]) -> dict[UUID, Run]:
+        """The runs of these ids, whoever owns them: that is for the caller to know."""
+        ...
 
     async def answer(
         self, session: AsyncSession, run_id: UUID, question_seq: int, answer: dict[str, Any]
     ) -> None:
-        """Answer what a run asked; of all who do, one succeeds, the others are ``NotAwaiting``."""
+        """Answer what a run asked; of all who do, one succeeds, the others are ``NotAwaiting``.
+
+        Whether this user may answer is for the caller to know.
+        """
         ...
 
     async def cancel(self, user_id: UUID, run_id: UUID) -> Run:

@@ -58,5 +58,5 @@ _encode = msgspec.json.Encoder().encode
 
 def event_frame(event: Event) -> bytes:
     """One server-sent event; its id is its number in the log."""
-    shown: dict[str, Any] = {"seq": event.seq, "at_ms": event.at_ms, **event.data}
+    shown: dict[str, Any] = {**event.data, "seq": event.seq, "at_ms": event.at_ms}
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.seq, event.name.encode(), _encode(shown))

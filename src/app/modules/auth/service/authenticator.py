@@ -53,7 +53,8 @@ class TokenAuthenticator:
         if not self._memory.is_current:
             return await self._look_up(token, since)
         # Who comes after a revocation does not take an answer that was asked for before it.
-        return await self._lookups.join((token, since), lambda: self._look_up(token, since))
+        flight = (hashlib.sha256(token).digest(), since)
+        return await self._lookups.join(flight, lambda: self._look_up(token, since))
 
     async def until_revoked(self, principal: Principal) -> None:
         if principal.kind == "anonymous":
