@@ -1,4 +1,6 @@
-"""What other modules may see of billing: the meter, which admits calls and writes them down."""
+"""What other modules may see of billing: the meter, which admits calls and writes them down, and
+who is in which tier.
+"""
 
 from typing import Protocol
 from uuid import UUID
@@ -7,10 +9,21 @@ import msgspec
 
 from app.modules.auth.api import Principal
 from app.modules.billing.domain.faults import BudgetSpent, LimitReached
+from app.modules.billing.domain.limits import Tier
 from app.modules.billing.domain.standings import Remaining
 from app.modules.billing.domain.usage import Outcome, Usage
 
-__all__ = ["BudgetSpent", "Claim", "LimitReached", "Meter", "Outcome", "Remaining", "Usage"]
+__all__ = [
+    "BudgetSpent",
+    "Claim",
+    "LimitReached",
+    "Meter",
+    "Outcome",
+    "Remaining",
+    "Tier",
+    "Tiers",
+    "Usage",
+]
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -55,4 +68,12 @@ class Meter(Protocol):
 
     def remaining(self, principal: Principal) -> Remaining | None:
         """What the caller's limits leave, from memory; ``None`` for who is not limited."""
+        ...
+
+
+class Tiers(Protocol):
+    """Who is in which tier."""
+
+    async def tier_of(self, principal: Principal) -> Tier | None:
+        """The caller's tier; ``None`` for an owner, whom no tier limits."""
         ...

@@ -25,7 +25,7 @@ from app.kernel.settings import Settings
 from app.modules.billing.adapters import open_holds
 from app.modules.billing.adapters.journal import FileJournal
 from app.modules.billing.adapters.memory import MemoryHolds
-from app.modules.billing.api import Meter
+from app.modules.billing.api import Meter, Tiers
 from app.modules.billing.controllers.limits import LimitController
 from app.modules.billing.controllers.usage import UsageController
 from app.modules.billing.domain.reports import Grouping, UsageFilter, UsageSum, aligned, money
@@ -58,7 +58,7 @@ class BillingModule(Module):
         self.reports = UsageReports(kit.db, store)
 
     def exports(self) -> dict[type, object]:
-        return {Meter: self.meter}
+        return {Meter: self.meter, Tiers: self.limits}
 
     def dependencies(self) -> dict[str, Provide]:
         return {"limits": always(self.limits), "usage_reports": always(self.reports)}

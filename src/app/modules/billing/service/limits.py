@@ -34,6 +34,10 @@ class LimitService:
         self._meter = meter
         self._clock = clock
 
+    async def tier_of(self, principal: Principal) -> Tier | None:
+        """The caller's tier, ``None`` for an owner."""
+        return (await self._rules.of(principal)).tier
+
     async def own(self, principal: Principal) -> tuple[Tier | None, list[Allowance]]:
         """The caller's tier, ``None`` for an owner, and what each limit leaves."""
         terms, standings = await self._meter.standings(principal)
