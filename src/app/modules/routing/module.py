@@ -37,6 +37,7 @@ from app.modules.routing.adapters import (
     open_workers,
     watch,
 )
+from app.modules.routing.api import Completions
 from app.modules.routing.controllers import (
     AliasController,
     CacheController,
@@ -70,6 +71,7 @@ from app.modules.routing.service.aliases import Aliases
 from app.modules.routing.service.announcer import Announcer, own_model, own_models
 from app.modules.routing.service.answers import AnswerCache
 from app.modules.routing.service.choosing import Chooser
+from app.modules.routing.service.completions import ModelCompletions
 from app.modules.routing.service.conversations import Conversations
 from app.modules.routing.service.dialects import as_messages, as_responses
 from app.modules.routing.service.dispatch import Dispatcher
@@ -144,6 +146,7 @@ class RoutingModule(Module):
             AnswerCache(kit.cache),
             {"messages": as_messages, "responses": as_responses(self.conversations)},
         )
+        self.completions = ModelCompletions(self.gateway, self.registry, settings.default_model)
         warden = Warden()
         self._wire = wire = Wire(
             kit.use(Authenticator),
@@ -179,6 +182,9 @@ class RoutingModule(Module):
 
     def hot_paths(self) -> dict[str, ASGIApp]:
         return dict(self._calls)
+
+    def exports(self) -> dict[type, object]:
+        return {Completions: self.completions}
 
     def dependencies(self) -> dict[str, Provide]:
         return {

@@ -48,6 +48,13 @@ class RoutingSettings(Settings, frozen=True, rename=env("ROUTING")):
         Literal["auto", "on", "off"],
         Meta(description="`dev/echo`: auto offers it only while there is no other upstream."),
     ] = "auto"
+    default_model: Annotated[
+        str,
+        Meta(
+            description="What scripts get that ask `default` of the gateway; unset: the first "
+            "chat model that their caller may use."
+        ),
+    ] = ""
     body_limit_bytes: Annotated[
         int, Meta(ge=1024, description="Largest request body under /v1.")
     ] = 33_554_432
