@@ -9,10 +9,9 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from app.modules.runs.api import Ended, Kind, News
+from app.modules.runs.api import Ended, Kind, News, RunLost
 from app.modules.runs.models import RunRow
 from app.modules.runs.service import runner
-from app.modules.runs.service.turns import RunLost
 from tests.fakes.clock import FakeClock
 from tests.modules.runs.works import ANNA, Gate, ended, is_in, log, opened, started, story
 from tests.waiting import until

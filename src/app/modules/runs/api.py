@@ -24,6 +24,7 @@ __all__ = [
     "NotAwaiting",
     "Run",
     "RunLog",
+    "RunLost",
     "Runs",
     "Status",
     "Turn",
@@ -44,6 +45,12 @@ class NotAwaiting(Conflict):
     """The run does not wait for this answer: it was given, it is too late, or none was asked."""
 
     title = "Not awaiting an answer"
+
+
+class RunLost(Conflict):
+    """The run was cancelled, or another process has taken it over: nothing more is written."""
+
+    title = "Run lost"
 
 
 class News(msgspec.Struct, frozen=True):

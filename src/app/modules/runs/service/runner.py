@@ -13,12 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.kernel import log
 from app.kernel.db import Database
 from app.kernel.errors import AppError, Unavailable
-from app.modules.runs.api import Ended, Kind, Run
+from app.modules.runs.api import Ended, Kind, Run, RunLost
 from app.modules.runs.domain import Effects, after_crash, effects_of
 from app.modules.runs.models import RunRow
 from app.modules.runs.repository import Hold, RunRepository, held
 from app.modules.runs.service.news import RunNews
-from app.modules.runs.service.turns import EffectUnknown, RunLost, RunTurn, run_of
+from app.modules.runs.service.turns import EffectUnknown, RunTurn, run_of
 
 LOOK_EVERY_S: Final = 1.0
 EXPIRED_AT_ONCE: Final = 100

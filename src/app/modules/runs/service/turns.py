@@ -7,20 +7,14 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from app.kernel.db import Database
-from app.kernel.errors import AppError, Conflict
-from app.modules.runs.api import News, Run, Write
+from app.kernel.errors import AppError
+from app.modules.runs.api import News, Run, RunLost, Write
 from app.modules.runs.domain import EFFECT_BEGUN, EFFECT_DONE, Effects, Status
 from app.modules.runs.models import RunRow
 from app.modules.runs.repository import Hold, RunRepository
 
 Answer: TypeAlias = asyncio.Future[dict[str, Any]]
 Told: TypeAlias = Callable[[UUID, Status], None]
-
-
-class RunLost(Conflict):
-    """The run was cancelled, or another process has taken it over: nothing more is written."""
-
-    title = "Run lost"
 
 
 class EffectUnknown(AppError):
