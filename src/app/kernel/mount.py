@@ -6,6 +6,7 @@ from typing import Any
 
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
+from litestar.exceptions import ImproperlyConfiguredException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.routes import BaseRoute
 
@@ -80,11 +81,24 @@ def mount(
     taken: dict[tuple[str, str], str] = {}
     for name, route in owners:
         before = list(app.routes)
-        app.register(route)
+        try:
+            app.register(route)
+        except ImproperlyConfiguredException as error:
+            raise MountError(_two_owners(error, name, taken)) from error
         for path, method in _methods(app.routes, before):
             if (owner := taken.setdefault((path, method), name)) != name:
                 raise MountError(f"{method} {path} belongs to both {owner} and {name}")
     return app
+
+
+def _two_owners(
+    error: ImproperlyConfiguredException, name: str, taken: Mapping[tuple[str, str], str]
+) -> str:
+    """Litestar's own words name the path; whose it is we know."""
+    for (path, method), owner in taken.items():
+        if owner != name and f"'{path}'" in str(error):
+            return f"{method} {path} belongs to both {owner} and {name}"
+    return f"{name}: {error}"
 
 
 def is_on(kind: type[Module], environ: Environ) -> bool:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from litestar.di import Provide
+from litestar.types import ControllerRouterHandler
 
 from app.kernel.jobs import Job
 from app.kernel.module import Command, Kit, Module, always
@@ -51,7 +52,7 @@ class AuthModule(Module):
     name = "auth"
     settings_type = AuthSettings
     models = (UserRow, SessionRow, RefreshTokenRow, ApiKeyRow, EventRow)
-    routes = (AccountController, SessionController, ApiKeyController, metrics)
+    routes = (AccountController, SessionController, ApiKeyController)
 
     def __init__(self, settings: AuthSettings, kit: Kit) -> None:
         _refuse(settings, is_loopback=kit.house.is_loopback)
@@ -73,7 +74,8 @@ class AuthModule(Module):
         self.owner = OwnerService(kit.db, credentials, self._memory, kit.clock)
         self.authenticator = TokenAuthenticator(kit.db, signer, self._memory, kit.clock)
         self.sweep = Sweep(kit.db, kit.clock)
-        self.metrics_door = MetricsDoor(self.authenticator, kit.use(MetricsPage))
+        page = kit.find(MetricsPage)
+        self._metrics_door = MetricsDoor(self.authenticator, page) if page else None
 
     def exports(self) -> dict[type, object]:
         return {Authenticator: self.authenticator}
@@ -84,8 +86,10 @@ class AuthModule(Module):
             "accounts": always(self.accounts),
             "sessions": always(self.sessions),
             "api_keys": always(self.keys),
-            "metrics_door": always(self.metrics_door),
-        }
+        } | ({"metrics_door": always(self._metrics_door)} if self._metrics_door else {})
+
+    def handlers(self) -> tuple[ControllerRouterHandler, ...]:
+        return (metrics,) if self._metrics_door else ()
 
     def jobs(self) -> tuple[Job, ...]:
         return (Job("auth.sweep", self.sweep.run, cron="17 * * * *"),)
