@@ -16,13 +16,13 @@ test *arguments:
 
 # Run the tests that need no server and no process of their own.
 unit:
-    uv run pytest -m "not slow and not needs_postgres and not needs_redis and not needs_s3"
+    uv run pytest -m "not slow and not needs_postgres and not needs_redis and not needs_s3 and not docker"
 
 # What CI checks beside the tests: style, types, layers, migrations on both databases, documents.
 check:
     uv run ruff format --check .
     uv run ruff check .
-    uv run mypy --strict -p app
+    uv run mypy --strict -p app -p insula_jail
     uv run lint-imports
     uv run python scripts/migrations.py
     uv run python scripts/documents.py
