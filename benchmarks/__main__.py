@@ -1,30 +1,32 @@
 """`python -m benchmarks`: measure, and write docs/benchmarks/gateway.json and gateway.md.
 
-`python -m benchmarks.truth` does the same for truth.json, which the page shows too.
+`python -m benchmarks.truth` does the same for truth.json, which the page shows too;
+`python -m benchmarks sandbox` measures what scripts cost, instead.
 """
 
 import argparse
 import json
-import os
-import platform
 import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from benchmarks import build, figures, hangups, measure, memory, page, starts
+from benchmarks.machine import machine, own_versions
 from benchmarks.processes import BenchError
+from benchmarks.sandbox.__main__ import main as measure_sandbox
 from benchmarks.targets import Places, Street
 
-PACKAGES: Final = ("insula", "litestar", "granian", "uvloop", "aiohttp", "msgspec", "sqlalchemy")
+SANDBOX = "sandbox"
 
 
 def main() -> int:
+    if sys.argv[1:2] == [SANDBOX]:
+        return measure_sandbox(sys.argv[2:])
     options = read_options()
     effort = measure.QUICK if options.quick else measure.FULL
     if options.soak:
@@ -105,19 +107,8 @@ def keep(rows: list[dict[str, Any]]) -> None:
     (build.build_folder() / "samples.jsonl").write_text(lines)
 
 
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line for line in lines if line.startswith("model name")), ": unknown")
-    return {
-        "processor": model.partition(":")[2].strip(),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-    }
-
-
 def versions(places: Places) -> dict[str, str]:
-    found = {name: metadata.version(name) for name in PACKAGES}
+    found = own_versions()
     peers = {"sglang-router": places.smg_python, "litellm": places.litellm_python}
     for name, python in peers.items():
         if python:

@@ -29,12 +29,16 @@ START_S = 30.0
 
 
 def environment(data: Path, **changes: str) -> dict[str, str]:
-    """Variables of a quiet, offline house with a known owner's key and cheap password hashes."""
+    """Variables of a quiet, offline house with a known owner's key and cheap password hashes.
+
+    The sandbox is off where no test asks for it: it starts processes.
+    """
     return {
         "APP_DATA": str(data),
         "APP_BOOTSTRAP_KEY": KEY,
         "ROUTING_OLLAMA": "off",
         "LOG_LEVEL": "warning",
+        "FEATURE_SANDBOX": "off",
         "AUTH_ARGON_MEMORY_KIB": "19456",
         "AUTH_ARGON_ITERATIONS": "2",
         **changes,

@@ -17,9 +17,11 @@ from litestar.routes import ASGIRoute, HTTPRoute
 
 from app.asgi import Insula
 from app.modules.runs.api import Ended, Kind, Runs, Turn, Wish
+from app.modules.sandbox.domain.projects import DEFAULT_NAME
 from tests.house import open_house, prepare
 
 MATRIX = "matrix"
+LEFT = "left.txt"
 CALLERS = ("theirs", "other tenant", "read-only key", "inference key", "revoked key", "no key")
 DESTINATION = Path(__file__).parents[1] / "docs" / "routes.md"
 HEAD = """# Routes
@@ -53,7 +55,7 @@ class Cast:
         self.headers: dict[str, dict[str, str]] = {"no key": {}}
         self.ids: dict[str, str] = {}
 
-    async def enter(self) -> None:
+    async def enter(self, path: str) -> None:
         theirs = await self._register("theirs")
         self.headers |= {"theirs": theirs, "other tenant": await self._register("other")}
         self.headers["revoked key"] = await self._key(theirs, ["full"])
@@ -69,7 +71,10 @@ class Cast:
             "key_id": await self._newest(theirs),
             "model_id": "dev/echo",
             "run_id": await self._run(theirs),
+            "name": DEFAULT_NAME,
         }
+        if "{execution_id:" in path:
+            self.ids |= {"execution_id": await self._execution(theirs), "name": LEFT}
 
     async def _run(self, theirs: dict[str, str]) -> str:
         me = await self._client.get("/api/v1/auth/me", headers=theirs)
@@ -77,6 +82,11 @@ class Cast:
             wish = Wish(UUID(me.json()["id"]), MATRIX)
             run, _ = await self._house.kit.use(Runs).start(session, wish)
         return str(run.id)
+
+    async def _execution(self, theirs: dict[str, str]) -> str:
+        body = {"code": f"save_artifact({LEFT!r}, b'left')"}
+        answer = await self._client.post("/sandbox/execute?wait=1", json=body, headers=theirs)
+        return answer.json()["execution_id"]
 
     async def _newest(self, theirs: dict[str, str]) -> str:
         keys = await self._client.get("/api/v1/auth/api-keys", headers=theirs)
@@ -97,11 +107,14 @@ async def matrix() -> dict[tuple[str, str], dict[str, int]]:
     """Call every route as every caller."""
     table = {}
     with tempfile.TemporaryDirectory() as folder:
-        async with open_house(prepare(Path(folder) / "data")) as (house, client):
+        async with open_house(prepare(Path(folder) / "data"), FEATURE_SANDBOX="on") as (
+            house,
+            client,
+        ):
             house.kit.use(Runs).offer(Kind(MATRIX, _nothing))
             for number, (method, path) in enumerate(all_routes(house)):
                 cast = Cast(house, client, number)
-                await cast.enter()
+                await cast.enter(path)
                 table[method, path] = await _row(client, cast, method, path)
     return table
 

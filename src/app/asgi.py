@@ -33,6 +33,7 @@ from app.modules.health.module import HealthModule
 from app.modules.orchestration.module import OrchestrationModule
 from app.modules.routing.module import RoutingModule
 from app.modules.runs.module import RunsModule
+from app.modules.sandbox.module import SandboxModule
 from app.settings import ENVIRON, HouseSettings, origin_pattern
 
 VERSION = version("insula")
@@ -43,6 +44,7 @@ MODULES: tuple[type[Module], ...] = (
     BillingModule,
     RunsModule,
     RoutingModule,
+    SandboxModule,
     OrchestrationModule,
     *(point.load() for point in entry_points(group="app.modules")),
 )

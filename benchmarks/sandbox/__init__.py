@@ -1,0 +1,1 @@
+"""Measures what a script in the sandbox costs, beside the same process started by hand."""

@@ -1,0 +1,299 @@
+"""Secrets in what a script says."""
+
+from itertools import pairwise
+from time import process_time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from app.modules.sandbox.domain.redaction import (
+    CONTEXT_CHARS,
+    PASSWORD_LIMIT_CHARS,
+    TOKEN_LEAST_CHARS,
+    Redactor,
+)
+
+SECRET = "hunter2-and-more"
+MARKED = "[REDACTED...more]"
+TOKEN = "abcdEFGH0123_-xyz"[:TOKEN_LEAST_CHARS]
+HOSTILE_CHARS = 1_000_000
+
+# Few characters, so that values overlap, repeat and begin one another.
+narrow = st.text("ab:", max_size=30)
+several = st.lists(st.text("ab:", min_size=1, max_size=6), max_size=4)
+beginnings = st.sampled_from(["sk-", "isk_", "AKIA", "ghp_", "xoxb-", "Bearer ", "://", "u:"])
+ends = st.sampled_from(
+    [TOKEN, TOKEN[:-1], SECRET, SECRET[:5], "x" * CONTEXT_CHARS, *"@/ -.a\u00e9"]
+)
+credentials = st.lists(beginnings | ends, max_size=12).map("".join)
+
+
+def redactor(*values):
+    return Redactor({f"SECRET_{at}": value for at, value in enumerate(values)})
+
+
+def streamed(redactor, pieces):
+    stream = redactor.stream()
+    return "".join([stream.push(piece) for piece in pieces] + [stream.finish()])
+
+
+def pieces_of(text, cuts):
+    places = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
+    return [text[start:end] for start, end in pairwise(places)]
+
+
+class TestText:
+    def test_shows_the_end_of_a_secret(self):
+        assert redactor(SECRET).text(f"<{SECRET}>") == f"<{MARKED}>"
+
+    @pytest.mark.parametrize("value", ["a", "1234"])
+    def test_shows_nothing_of_a_short_one(self, value):
+        assert redactor(value).text(f"<{value}>") == "<[REDACTED]>"
+
+    def test_passes_over_empty_values(self):
+        assert redactor("", "").text("as it was") == "as it was"
+
+    def test_prefers_the_longest_value(self):
+        assert redactor("hunter2", SECRET).text(SECRET) == MARKED
+
+    def test_finds_every_place(self):
+        assert redactor(SECRET).text(f"{SECRET}{SECRET} {SECRET}") == f"{MARKED}{MARKED} {MARKED}"
+
+    def test_leaves_no_rest_of_values_that_overlap(self):
+        assert redactor("abcdef", "defghij").text("-abcdefghij-") == "-[REDACTED...cdef]-"
+
+    def test_leaves_no_rest_of_a_value_that_overlaps_itself(self):
+        assert redactor("abab").text("-ababab-") == "-[REDACTED]-"
+
+    def test_does_not_read_its_own_marks(self):
+        assert redactor("REDACTED", SECRET).text(SECRET) == MARKED
+
+    def test_finds_a_value_in_which_nul_was_replaced(self):
+        assert redactor("a\0bcdef").text("<a\ufffdbcdef>") == "<[REDACTED...cdef]>"
+
+    def test_counts_its_marks_by_name(self):
+        redactor = Redactor({"KEY": SECRET, "PIN": "1234", "UNUSED": "zzz"})
+
+        redactor.text(f"{SECRET} 1234 {SECRET} sk-{TOKEN}")
+
+        assert redactor.found == {"KEY": 2, "PIN": 1, "API key": 1}
+
+    @given(several, narrow)
+    def test_lets_no_value_through(self, values, text):
+        covered = set()
+        for value in values:
+            for at in range(len(text)):
+                if text.startswith(value, at):
+                    covered |= set(range(at, at + len(value)))
+
+        found = redactor(*values).text(text)
+
+        marks = {f"[REDACTED...{value[-4:]}]" for value in values if len(value) > 4}
+        for mark in {*marks, "[REDACTED]"}:
+            found = found.replace(mark, "")
+        assert found == "".join(c for at, c in enumerate(text) if at not in covered)
+
+
+class TestPatterns:
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            (f"sk-{TOKEN}", "sk-[REDACTED]"),
+            (f"sk-proj-{TOKEN * 9}.", "sk-[REDACTED]."),
+            (f"key=isk_{TOKEN};", "key=isk_[REDACTED];"),
+            ("AKIAIOSFODNN7EXAMPLE", "AKIA[REDACTED]"),
+            (f"ghp_{TOKEN}", "ghp_[REDACTED]"),
+            (f"ghs_{TOKEN}", "ghs_[REDACTED]"),
+            (f"xoxb-{TOKEN}", "xoxb-[REDACTED]"),
+            (f"Authorization: Bearer {TOKEN}.x/y+z==", "Authorization: Bearer [REDACTED]"),
+            (f"BEARER {TOKEN}\n", "BEARER [REDACTED]\n"),
+            ("postgresql://me:pass@db/x", "postgresql://me:[REDACTED]@db/x"),
+            ("redis://:p@ss:word@cache:6379", "redis://:[REDACTED]@cache:6379"),
+            (f"bearer bearer {TOKEN}", "bearer bearer [REDACTED]"),
+            (f"Bearer {TOKEN}/bearer {TOKEN}", "Bearer [REDACTED] [REDACTED]"),
+        ],
+    )
+    def test_of_credentials_are_hidden(self, text, shown):
+        assert redactor().text(text) == shown
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            f"sk-{TOKEN[1:]}",
+            "task-force-of-the-whole-town",
+            "risk_assessment and isk_ alone",
+            "bearer of bad news",
+            f"Bearer\n{TOKEN}",
+            "http://localhost:8080/users/@me",
+            "https://example.com/a:b@c",
+            "time 12:30, mail me@example.com",
+            f"http://u:{'p' * (PASSWORD_LIMIT_CHARS + 1)}@host",
+        ],
+    )
+    def test_leave_other_texts_alone(self, text):
+        assert redactor().text(text) == text
+
+    def test_leave_a_secret_its_own_mark(self):
+        assert redactor(SECRET).text(f"x://u:{SECRET}@h") == f"x://u:{MARKED}@h"
+
+    def test_cover_a_secret_within_and_its_end(self):
+        found = redactor(f"{TOKEN}.tail").text(f"sk-x{TOKEN}.tail.")
+
+        assert found == "sk-[REDACTED]."
+
+
+class TestTime:
+    @pytest.mark.parametrize(
+        "unit",
+        [
+            *(
+                "sk-",
+                "sk-a ",
+                "isk_",
+                "AKIA",
+                "ghp_",
+                "xoxb-",
+                "s",
+                "://",
+                "://:",
+                "://a:",
+                "a",
+                ":",
+            ),
+            *("bearer ", "bearer a", f"bearer {TOKEN[1:]} ", "Bearer a/", f"sk-{TOKEN[1:]} "),
+            *(f"://u:{'@' * 255} ", f"://{'u' * 64}:{'p' * 256}/", SECRET, SECRET[:-1], "hhunter2"),
+        ],
+    )
+    def test_grows_with_the_text_alone(self, unit):
+        text = (unit * (HOSTILE_CHARS // len(unit) + 1))[:HOSTILE_CHARS]
+        lines = ("An ordinary line of output, number 17.\n" * HOSTILE_CHARS)[:HOSTILE_CHARS]
+        plain_s = _seconds(lambda: redactor(SECRET).text(lines))
+
+        assert _seconds(lambda: redactor(SECRET).text(text)) < 25 * plain_s
+        assert _seconds(lambda: streamed(redactor(SECRET), pieces_of(text, []))) < 25 * plain_s
+
+    def test_does_not_suffer_from_a_secret_that_repeats_itself(self):
+        text = "x" * HOSTILE_CHARS
+        one_s = _seconds(lambda: redactor("y" * 40).text(text))
+
+        assert _seconds(lambda: redactor("x" * 40).text(text)) < 50 * one_s
+
+
+def _seconds(work):
+    started = process_time()
+    work()
+    return process_time() - started
+
+
+class TestValue:
+    def test_hides_keys_and_values_at_any_depth(self):
+        given = {SECRET: [1, None, {"a": f"<{SECRET}>"}], "b": [[SECRET]]}
+
+        found = redactor(SECRET).value(given)
+
+        assert found == {MARKED: [1, None, {"a": f"<{MARKED}>"}], "b": [[MARKED]]}
+
+    @pytest.mark.parametrize("value", [None, True, 7, 1.5, "text", [], {}, {"a": [1, "b"]}])
+    def test_leaves_other_values_alone(self, value):
+        assert redactor(SECRET).value(value) == value
+
+    def test_does_not_join_texts(self):
+        assert redactor("a\nb").value(["a", "b"]) == ["a", "b"]
+
+    def test_hides_what_looks_like_a_credential(self):
+        assert redactor().value([f"sk-{TOKEN}"]) == ["sk-[REDACTED]"]
+
+    def test_counts_each_place_once(self):
+        redactor = Redactor({"KEY": SECRET})
+
+        redactor.value({"a": SECRET, "b": SECRET})
+
+        assert redactor.found == {"KEY": 2}
+
+
+class TestData:
+    def test_hides_exact_values_in_any_bytes(self):
+        data = b"\xff\x00" + SECRET.encode() + b"\xfe"
+
+        assert redactor(SECRET).data(data) == b"\xff\x00" + MARKED.encode() + b"\xfe"
+
+    def test_finds_what_is_not_ascii(self):
+        found = redactor("schl\u00fcssel").data("<schl\u00fcssel>".encode())
+
+        assert found == b"<[REDACTED...ssel]>"
+
+    def test_finds_what_the_environment_had_in_another_encoding(self):
+        assert redactor("caf\udce9-key").data(b"<caf\xe9-key>") == b"<[REDACTED...-key]>"
+
+    def test_guesses_nothing(self):
+        data = f"sk-{TOKEN}".encode()
+
+        assert redactor().data(data) == data
+
+
+class TestStream:
+    def test_gives_out_at_once_what_is_no_secret(self):
+        assert redactor(SECRET).stream().push("50% ...") == "50% ..."
+
+    def test_holds_back_the_beginning_of_a_secret(self):
+        stream = redactor(SECRET).stream()
+
+        assert stream.push("it is hunter") == "it is "
+        assert stream.push("s who hunt") == "hunters who "
+        assert stream.finish() == "hunt"
+
+    def test_hides_a_secret_over_the_seam(self):
+        assert streamed(redactor(SECRET), [SECRET[:3], SECRET[3:]]) == MARKED
+
+    def test_holds_back_a_number_of_a_port_and_no_more(self):
+        stream = redactor().stream()
+
+        assert stream.push("see http://localhost:80") == "see http://localhost:"
+        assert stream.push("80/") == "8080/"
+
+    def test_marks_a_token_before_it_ends(self):
+        stream = redactor().stream()
+
+        assert stream.push(f"sk-{TOKEN}") == "sk-[REDACTED]"
+        assert stream.push(TOKEN) == ""
+        assert stream.push(f"{TOKEN} done") == " done"
+
+    @pytest.mark.parametrize("flood", ["sk-", "a", "://u:", "Bearer a", SECRET[:-1], TOKEN])
+    def test_holds_back_little_whatever_comes(self, flood):
+        stream = redactor(SECRET).stream()
+        given = shown = hidden = 0
+
+        for _ in range(1000):
+            given += len(flood)
+            piece = stream.push(flood)
+            shown += len(piece)
+            hidden += piece.count("[REDACTED")
+            assert hidden or given - shown <= PASSWORD_LIMIT_CHARS
+
+    def test_counts_as_the_whole_text_does(self):
+        whole, cut = Redactor({"KEY": SECRET}), Redactor({"KEY": SECRET})
+        text = f"{SECRET}{SECRET} sk-{TOKEN}{TOKEN} {SECRET}"
+
+        whole.text(text)
+        streamed(cut, list(text))
+
+        assert cut.found == whole.found == {"KEY": 3, "API key": 1}
+
+    @given(several, narrow, st.lists(st.integers(0, 100)))
+    @example(["aa"], "aaaaaa", [1, 2, 3, 4, 5])
+    @example(["abab", "ba"], "xababab", [2, 4])
+    def test_equals_the_whole_text_however_it_is_cut(self, values, text, cuts):
+        assert streamed(redactor(*values), pieces_of(text, cuts)) == redactor(*values).text(text)
+
+    @given(credentials, st.lists(st.integers(0, 2000)))
+    @example(f"sk-{TOKEN * 8}-sk-{TOKEN} ", [30, 130])
+    @example(f"Bearer {TOKEN}/bearer {TOKEN}", [20, 25, 40])
+    def test_finds_credentials_however_it_is_cut(self, text, cuts):
+        found = streamed(redactor(SECRET), pieces_of(text, cuts))
+
+        assert found == redactor(SECRET).text(text)
+
+    @given(credentials)
+    def test_finds_credentials_character_by_character(self, text):
+        assert streamed(redactor(SECRET), list(text)) == redactor(SECRET).text(text)
