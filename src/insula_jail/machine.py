@@ -199,6 +199,7 @@ _CALLS = {
     "sync": (162, 81),
     "syslog": (103, 116),
     "tgkill": (234, 131),
+    "timer_create": (222, 107),
     "tkill": (200, 130),
     "truncate": (76, 45),
     "umount2": (166, 39),

@@ -45,7 +45,7 @@ _DENIED: dict[str, tuple[tuple[str, tuple[Argument, ...]], ...]] = {
         ("sendmsg", (-1, None, 0)),
         ("setsockopt", (-1, 0, 0, None, 0)),
     ),
-    "ptrace": (("ptrace", (0, 0, 0, 0)), ("process_vm_readv", (1, 0, 0, 0, 0, 0))),
+    "ptrace": (("ptrace", (16, -1, 0, 0)), ("process_vm_readv", (1, 0, 0, 0, 0, 0))),
     "new_namespaces": (("unshare", (machine.CLONE_NEWUSER,)), ("setns", (-1, 0))),
     "mounting": (
         ("mount", (0, 0, 0, 0, 0)),

@@ -34,7 +34,8 @@ def _names(text: str) -> list[str]:
     return text.split()
 
 
-# What a script has no use for and the kernel's weak spots were found in.
+# What a script has no use for and the kernel's weak spots were found in; and the clocks of
+# ``timer_create``, whose signals would wake a script that is frozen.
 _KERNEL = _names(
     "_sysctl acct add_key adjtimex bpf chroot clock_adjtime clock_settime delete_module "
     "fanotify_init fanotify_mark finit_module fsconfig fsmount fsopen fspick init_module "
@@ -44,7 +45,7 @@ _KERNEL = _names(
     "open_by_handle_at open_tree perf_event_open personality pidfd_getfd process_madvise "
     "process_mrelease process_vm_readv process_vm_writev ptrace quotactl quotactl_fd reboot "
     "request_key set_mempolicy set_mempolicy_home_node setdomainname settimeofday statmount "
-    "swapoff swapon syslog uselib userfaultfd vhangup vmsplice"
+    "swapoff swapon syslog timer_create uselib userfaultfd vhangup vmsplice"
 )
 # What all of the host have together: its number of asynchronous requests and of watches, and the
 # time to write every disk. Whoever watches a file also sees when others use it.

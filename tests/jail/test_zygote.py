@@ -24,6 +24,7 @@ PASS_TIME = "import time; time.sleep(0.2)"
 BURN = "while True: pass"
 BURN_IN_FOUR = "import os\nos.fork()\nos.fork()\nwhile True: pass"
 SHARED_BY_FOUR = """
+import os
 held = bytearray(60 << 20)
 waiting = []
 for _ in range(3):

@@ -310,24 +310,27 @@ def _prefix(python: str) -> str:
 
 def descendants(first: int) -> set[int]:
     """Every process below ``first``, as the host sees it."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    found, left = set(), [first]
+    found: set[int] = set()
+    left = [first]
     while left:
-        below = parents.get(left.pop(), [])
+        below = [pid for pid in _children(left.pop()) if pid not in found]
         found.update(below)
         left.extend(below)
     return found
 
 
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                children += [int(child) for child in (task / "children").read_text().split()]
+    return children
+
+
 def workers_of(jail: Zygote) -> set[int]:
-    """The workers' processes: all below the keeper but the zygote itself."""
-    below = descendants(jail.process.pid)
-    zygotes = [pid for pid in below if below - {pid} <= descendants(pid)]
-    return below - set(zygotes[:1])
+    """The workers' processes: all below the keeper but the zygote itself, its only child."""
+    return descendants(jail.process.pid) - {*_children(jail.process.pid)}
 
 
 def is_alive(pid: int) -> bool:

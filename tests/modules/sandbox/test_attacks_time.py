@@ -224,6 +224,15 @@ class TestLoss:
         assert read["error"] == "The worker was ended by signal 9 (SIGKILL)."
         assert late.status_code == 409
 
+    async def test_of_patience_is_not_time_of_the_script(self, desk):
+        await desk.project("impatient", limits={"llm_wait_s": 1})
+        execution_id, _ = await desk.asking("llm.complete('?')", project="impatient")
+
+        read = await desk.is_in(execution_id, "timeout")
+
+        assert read["execution_time_ms"] < 1000
+        await desk.post("/projects/impatient/down")
+
     async def test_of_the_template_is_an_error_of_paused_scripts_soon(self, desk):
         await until(lambda: is_ready(desk))
         execution_id, _ = await desk.asking("llm.complete('?')")
@@ -247,6 +256,7 @@ class TestLoss:
 
 async def lose_template(desk: Desk) -> None:
     """Kill what all workers come from, and see that none is left."""
+    await until(lambda: len(psutil.Process().children()) == 1)
     before = processes()
     (keeper,) = psutil.Process().children()
     keeper.kill()

@@ -14,7 +14,7 @@ from insula_jail import machine
 from tests.modules.sandbox.jails import passable_folder
 
 REPOSITORY = Path(__file__).parents[3]
-LIMIT_S = 60
+LIMIT_S = 40
 ERROR, SUCCESS = 0x0005_0026, 0x0005_0000
 # Answers one call of the kernel in its place, here and in all processes that begin here.
 REFUSE = """
@@ -30,7 +30,7 @@ ctypes.CDLL(None).personality(0x0008)
 """
 # Opens a house in each of these processes at once, and writes down what it answers.
 HOUSES = """
-import asyncio, json, os, sys
+import asyncio, json, os, signal, sys
 from pathlib import Path
 from tests.modules.sandbox.desks import open_desk, prepare
 
@@ -44,6 +44,7 @@ for name, host in json.loads(sys.argv[1]).items():
     folder = Path(sys.argv[2]) / name
     prepare(folder / "data")
     if os.fork() == 0:
+        signal.alarm(int(sys.argv[3]))
         exec(host)
         asyncio.run(ask(folder))
         os._exit(0)
@@ -75,8 +76,8 @@ HOSTS = {
 def answers():
     """What a house on each host says that it offers, and how it answers a script."""
     with passable_folder() as folder:
-        command = [sys.executable, "-c", HOUSES, json.dumps(HOSTS), str(folder)]
-        subprocess.run(command, cwd=REPOSITORY, timeout=LIMIT_S, check=True)
+        command = [sys.executable, "-c", HOUSES, json.dumps(HOSTS), str(folder), str(LIMIT_S)]
+        subprocess.run(command, cwd=REPOSITORY, timeout=2 * LIMIT_S, check=True)
         return {name: json.loads((folder / name / "answers").read_text()) for name in HOSTS}
 
 
