@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import pytest
 
 import insula_jail
+from app.modules.sandbox.adapters.jail.scratch import remove_tree
 from insula_jail import probe
 from insula_jail.frames import MAX_OUT, Splitter, encode
 
@@ -139,7 +140,7 @@ class Zygote:
         for worker in self._workers.values():
             worker.close()
             if worker.scratch is not None:
-                shutil.rmtree(worker.scratch)
+                remove_tree(Path(worker.scratch))
         self._workers.clear()
         self._gone.clear()
 
@@ -267,7 +268,7 @@ def _public_folder() -> Iterator[Path]:
         )
         yield folder
     finally:
-        shutil.rmtree(folder)
+        remove_tree(folder)
 
 
 @functools.cache
