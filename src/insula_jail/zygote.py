@@ -39,6 +39,8 @@ WATCH_EVERY_S = 0.05
 # A scratch folder is counted every so many looks, because it is read file by file.
 DISK_EVERY = 4
 STACK_BYTES = 1 << 20
+# So often a frozen worker may be seen to run, and is stopped again.
+MOST_WAKINGS = 2
 # Ends of a worker that could not be made one.
 NO_WALL, NO_FORK = 70, 71
 _SCORE = "1000"
@@ -54,6 +56,7 @@ class Worker:
         self.handle = os.pidfd_open(pid)
         self.is_watched = False
         self.is_frozen = False
+        self.wakings = 0
         self.reason = ""
 
     def kill(self, reason: str = "") -> None:
@@ -308,12 +311,19 @@ class Zygote:
         self._looks += 1
         for worker in watched:
             reason = worker.use.excess(self._plan.limits)
-            if worker.is_frozen and not watch.is_frozen(worker.pid):
+            if worker.is_frozen and not self._stays_frozen(worker):
                 reason = "cpu"
             if not reason and self._looks % DISK_EVERY == 0:
                 reason = worker.use.excess_on_disk(self._plan.limits)
             if reason:
                 worker.kill(reason)
+
+    def _stays_frozen(self, worker: Worker) -> bool:
+        """Whether it is, or was only on its way from a disk to where it stops."""
+        if watch.is_frozen(worker.pid):
+            return True
+        worker.wakings += 1
+        return worker.wakings <= MOST_WAKINGS and watch.freeze(worker.pid)
 
     def _bury(self, worker: Worker) -> None:
         """All its processes are gone: the first one of a pid namespace is the last to end."""
