@@ -1,10 +1,10 @@
 """A house whose sandbox is attacked: in one tier, and unharmed afterwards."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
+import psutil
 import pytest
 
 from insula_jail import watch
@@ -59,9 +59,21 @@ async def is_ready(desk: Desk) -> bool:
     return state.idle_workers == state.replicas > 0
 
 
+def keepers() -> list[psutil.Process]:
+    """What jails of this process hang from; other tests may have started other things."""
+    return [child for child in psutil.Process().children() if is_keeper(child)]
+
+
+def is_keeper(process: psutil.Process) -> bool:
+    try:
+        return "insula_jail" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
 def processes() -> set[int]:
-    """All that this process has started, and what those have."""
-    return set(watch.processes(os.getpid())) - {os.getpid()}
+    """All processes of all jails of this process."""
+    return {pid for keeper in keepers() for pid in watch.processes(keeper.pid)}
 
 
 @asynccontextmanager

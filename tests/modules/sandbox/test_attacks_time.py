@@ -4,12 +4,11 @@ import asyncio
 import os
 import signal
 
-import psutil
 import pytest
 import pytest_asyncio
 
 from insula_jail import watch
-from tests.modules.sandbox.besieged import besieged, is_ready, processes, unharmed
+from tests.modules.sandbox.besieged import besieged, is_ready, keepers, processes, unharmed
 from tests.modules.sandbox.desks import Desk
 from tests.modules.sandbox.jails import TIERS
 from tests.waiting import until
@@ -256,9 +255,9 @@ class TestLoss:
 
 async def lose_template(desk: Desk) -> None:
     """Kill what all workers come from, and see that none is left."""
-    await until(lambda: len(psutil.Process().children()) == 1)
+    await until(lambda: len(keepers()) == 1)
     before = processes()
-    (keeper,) = psutil.Process().children()
+    (keeper,) = keepers()
     keeper.kill()
     await until(lambda: not any(is_alive(pid) for pid in before))
 

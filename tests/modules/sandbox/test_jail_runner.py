@@ -258,7 +258,8 @@ class TestSpawn:
             with few_descriptors(room), pytest.raises(WorkerFailed, match="no room"):
                 await template.spawn()
 
-        assert open_files() == before
+        # What was there before may be closed meanwhile.
+        assert open_files() <= before
         assert (await run_script(template, HELLO)).stdout == b"hello\n"
 
     async def test_leaves_no_descriptor_open(self, template: Zygote) -> None:

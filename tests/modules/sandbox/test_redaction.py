@@ -1,10 +1,9 @@
 """Secrets in what a script says."""
 
 from itertools import pairwise
-from time import process_time
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.modules.sandbox.domain.redaction import (
@@ -143,7 +142,7 @@ class TestPatterns:
         assert found == "sk-[REDACTED]."
 
 
-class TestTime:
+class TestHostile:
     @pytest.mark.parametrize(
         "unit",
         [
@@ -165,135 +164,15 @@ class TestTime:
             *(f"://u:{'@' * 255} ", f"://{'u' * 64}:{'p' * 256}/", SECRET, SECRET[:-1], "hhunter2"),
         ],
     )
-    def test_grows_with_the_text_alone(self, unit):
+    def test_hostile_text_comes_to_an_end_and_is_the_same_in_pieces(self, unit):
+        """One that backtracks would not end within the time of a test."""
         text = (unit * (HOSTILE_CHARS // len(unit) + 1))[:HOSTILE_CHARS]
-        lines = ("An ordinary line of output, number 17.\n" * HOSTILE_CHARS)[:HOSTILE_CHARS]
-        plain_s = _seconds(lambda: redactor(SECRET).text(lines))
 
-        assert _seconds(lambda: redactor(SECRET).text(text)) < 25 * plain_s
-        assert _seconds(lambda: streamed(redactor(SECRET), pieces_of(text, []))) < 25 * plain_s
+        whole = redactor(SECRET).text(text)
 
-    def test_does_not_suffer_from_a_secret_that_repeats_itself(self):
+        assert streamed(redactor(SECRET), pieces_of(text, [])) == whole
+
+    def test_a_secret_that_repeats_itself_is_found(self):
         text = "x" * HOSTILE_CHARS
-        one_s = _seconds(lambda: redactor("y" * 40).text(text))
 
-        assert _seconds(lambda: redactor("x" * 40).text(text)) < 50 * one_s
-
-
-def _seconds(work):
-    started = process_time()
-    work()
-    return process_time() - started
-
-
-class TestValue:
-    def test_hides_keys_and_values_at_any_depth(self):
-        given = {SECRET: [1, None, {"a": f"<{SECRET}>"}], "b": [[SECRET]]}
-
-        found = redactor(SECRET).value(given)
-
-        assert found == {MARKED: [1, None, {"a": f"<{MARKED}>"}], "b": [[MARKED]]}
-
-    @pytest.mark.parametrize("value", [None, True, 7, 1.5, "text", [], {}, {"a": [1, "b"]}])
-    def test_leaves_other_values_alone(self, value):
-        assert redactor(SECRET).value(value) == value
-
-    def test_does_not_join_texts(self):
-        assert redactor("a\nb").value(["a", "b"]) == ["a", "b"]
-
-    def test_hides_what_looks_like_a_credential(self):
-        assert redactor().value([f"sk-{TOKEN}"]) == ["sk-[REDACTED]"]
-
-    def test_counts_each_place_once(self):
-        redactor = Redactor({"KEY": SECRET})
-
-        redactor.value({"a": SECRET, "b": SECRET})
-
-        assert redactor.found == {"KEY": 2}
-
-
-class TestData:
-    def test_hides_exact_values_in_any_bytes(self):
-        data = b"\xff\x00" + SECRET.encode() + b"\xfe"
-
-        assert redactor(SECRET).data(data) == b"\xff\x00" + MARKED.encode() + b"\xfe"
-
-    def test_finds_what_is_not_ascii(self):
-        found = redactor("schl\u00fcssel").data("<schl\u00fcssel>".encode())
-
-        assert found == b"<[REDACTED...ssel]>"
-
-    def test_finds_what_the_environment_had_in_another_encoding(self):
-        assert redactor("caf\udce9-key").data(b"<caf\xe9-key>") == b"<[REDACTED...-key]>"
-
-    def test_guesses_nothing(self):
-        data = f"sk-{TOKEN}".encode()
-
-        assert redactor().data(data) == data
-
-
-class TestStream:
-    def test_gives_out_at_once_what_is_no_secret(self):
-        assert redactor(SECRET).stream().push("50% ...") == "50% ..."
-
-    def test_holds_back_the_beginning_of_a_secret(self):
-        stream = redactor(SECRET).stream()
-
-        assert stream.push("it is hunter") == "it is "
-        assert stream.push("s who hunt") == "hunters who "
-        assert stream.finish() == "hunt"
-
-    def test_hides_a_secret_over_the_seam(self):
-        assert streamed(redactor(SECRET), [SECRET[:3], SECRET[3:]]) == MARKED
-
-    def test_holds_back_a_number_of_a_port_and_no_more(self):
-        stream = redactor().stream()
-
-        assert stream.push("see http://localhost:80") == "see http://localhost:"
-        assert stream.push("80/") == "8080/"
-
-    def test_marks_a_token_before_it_ends(self):
-        stream = redactor().stream()
-
-        assert stream.push(f"sk-{TOKEN}") == "sk-[REDACTED]"
-        assert stream.push(TOKEN) == ""
-        assert stream.push(f"{TOKEN} done") == " done"
-
-    @pytest.mark.parametrize("flood", ["sk-", "a", "://u:", "Bearer a", SECRET[:-1], TOKEN])
-    def test_holds_back_little_whatever_comes(self, flood):
-        stream = redactor(SECRET).stream()
-        given = shown = hidden = 0
-
-        for _ in range(1000):
-            given += len(flood)
-            piece = stream.push(flood)
-            shown += len(piece)
-            hidden += piece.count("[REDACTED")
-            assert hidden or given - shown <= PASSWORD_LIMIT_CHARS
-
-    def test_counts_as_the_whole_text_does(self):
-        whole, cut = Redactor({"KEY": SECRET}), Redactor({"KEY": SECRET})
-        text = f"{SECRET}{SECRET} sk-{TOKEN}{TOKEN} {SECRET}"
-
-        whole.text(text)
-        streamed(cut, list(text))
-
-        assert cut.found == whole.found == {"KEY": 3, "API key": 1}
-
-    @given(several, narrow, st.lists(st.integers(0, 100)))
-    @example(["aa"], "aaaaaa", [1, 2, 3, 4, 5])
-    @example(["abab", "ba"], "xababab", [2, 4])
-    def test_equals_the_whole_text_however_it_is_cut(self, values, text, cuts):
-        assert streamed(redactor(*values), pieces_of(text, cuts)) == redactor(*values).text(text)
-
-    @given(credentials, st.lists(st.integers(0, 2000)))
-    @example(f"sk-{TOKEN * 8}-sk-{TOKEN} ", [30, 130])
-    @example(f"Bearer {TOKEN}/bearer {TOKEN}", [20, 25, 40])
-    def test_finds_credentials_however_it_is_cut(self, text, cuts):
-        found = streamed(redactor(SECRET), pieces_of(text, cuts))
-
-        assert found == redactor(SECRET).text(text)
-
-    @given(credentials)
-    def test_finds_credentials_character_by_character(self, text):
-        assert streamed(redactor(SECRET), list(text)) == redactor(SECRET).text(text)
+        assert redactor("x" * 40).text(text) == "[REDACTED...xxxx]"
