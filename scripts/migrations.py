@@ -65,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        sqlite = f"sqlite+aiosqlite:///{folder / 'check.db'}"
+        sqlite = f"sqlite+insula:///{folder / 'check.db'}"
         if options.revision:
             database = Database(sqlite, JobBook())
             asyncio.run(write_revision(database.writer, options.revision))

@@ -57,7 +57,7 @@ async def postgres_url(postgres_socket: Path) -> AsyncIterator[str]:
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """A database file that is not there yet, as SQLAlchemy names it."""
-    return f"sqlite+aiosqlite:///{tmp_path / 'insula.db'}"
+    return f"sqlite+insula:///{tmp_path / 'insula.db'}"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -52,7 +52,7 @@ def _template() -> Path:
     atexit.register(shutil.rmtree, folder)
 
     async def make() -> None:
-        database = Database(f"sqlite+aiosqlite:///{folder / 'insula.db'}", JobBook())
+        database = Database(f"sqlite+insula:///{folder / 'insula.db'}", JobBook())
         await schema.migrate(database.writer)
         await database.close()
 

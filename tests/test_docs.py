@@ -72,7 +72,7 @@ class TenantModule(Module):
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[AsyncTestClient[Litestar]]:
     house = House(version="1.2.3", data_dir="", is_loopback=True)
-    db = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}", JobBook())
+    db = Database(f"sqlite+insula:///{tmp_path / 'test.db'}", JobBook())
     kit = Kit(db, MemoryCache(), None, Keyring(["x" * 32]), house)
     block = Block((TenantModule,), {}, kit, JobBook())
 

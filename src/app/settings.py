@@ -120,7 +120,7 @@ class HouseSettings(Settings, frozen=True):
     def sqlalchemy_url(self) -> str:
         """The database as SQLAlchemy names it."""
         if self.database_url is None:
-            return f"sqlite+aiosqlite:///{self.database_path}"
+            return f"sqlite+insula:///{self.database_path}"
         scheme, found, rest = self.database_url.partition("://")
         if not found or scheme.split("+")[0] not in {"postgresql", "postgres"}:
             raise SettingsError("DATABASE_URL must begin with postgresql://")

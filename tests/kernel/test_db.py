@@ -1,7 +1,6 @@
 """One verb, one transaction, on both databases."""
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator
 
@@ -12,7 +11,6 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from app.kernel.db import Database, DatabaseDown, uuid7
 from app.kernel.errors import Unavailable
 from app.kernel.jobs import JobBook
-from tests.waiting import until
 
 counters = Table(
     "counters", MetaData(), Column("id", Integer, primary_key=True), Column("n", Integer)
@@ -220,18 +218,16 @@ class TestPing:
         await db.ping()
 
     async def test_says_when_a_file_cannot_be_opened(self, tmp_path):
-        db = Database(f"sqlite+aiosqlite:///{tmp_path / 'missing' / 'insula.db'}", JobBook())
+        db = Database(f"sqlite+insula:///{tmp_path / 'missing' / 'insula.db'}", JobBook())
 
         with pytest.raises(DatabaseDown):
             await db.ping()
         await db.close()
-        # aiosqlite's thread answers to this event loop once more, which must still be there.
-        await until(lambda: not any("connection_worker" in t.name for t in threading.enumerate()))
 
     async def test_leaves_a_damaged_file_to_its_owner(self, tmp_path):
         path = tmp_path / "insula.db"
         path.write_bytes(b"no database at all, but long enough to be looked at" * 100)
-        db = Database(f"sqlite+aiosqlite:///{path}", JobBook())
+        db = Database(f"sqlite+insula:///{path}", JobBook())
 
         with pytest.raises(DBAPIError) as caught:
             await db.ping()

@@ -137,12 +137,18 @@ class Database:
         self._reads = async_sessionmaker(self.reader, expire_on_commit=False)
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncSession]:
-        """Commit when the block ends, roll back when it raises; then wake the job runner."""
+    async def begin(self, *, is_durable: bool = False) -> AsyncIterator[AsyncSession]:
+        """Commit when the block ends, roll back when it raises; then wake the job runner.
+
+        What is committed survives the end of the process. ``is_durable`` waits until it survives
+        a power cut too, which PostgreSQL's commit always does.
+        """
         with _Translated():
             async with self._writes.begin() as session:
                 session.info["jobs"] = self._jobs
                 yield session
+            if is_durable and self.is_embedded:
+                await self._until_on_disk()
         if session.info.get("deferred"):
             self._jobs.wake()
         for call in session.info.get("after_commit", ()):
@@ -154,6 +160,10 @@ class Database:
         with _Translated():
             async with self._reads() as session:
                 yield session
+
+    async def _until_on_disk(self) -> None:
+        dialect: Any = self.writer.dialect
+        await dialect.until_on_disk(self.writer.url.database)
 
     async def ping(self) -> None:
         async with self.read() as session:

@@ -37,7 +37,7 @@ Counter("insula_worker_steps", "Steps.").inc(int(sys.argv[1]))
 
 @pytest.fixture
 async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    db = Database(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}", JobBook())
+    db = Database(f"sqlite+insula:///{tmp_path / 'test.db'}", JobBook())
     yield db
     await db.close()
 

@@ -58,7 +58,7 @@ def kind(folder: Path, recovery: str, *, is_idempotent: bool) -> Kind:
 
 async def live(folder: Path, made: Kind, point: int) -> None:
     """Start a run unless there is one, and see it end."""
-    db = Mortal(f"sqlite+aiosqlite:///{folder / 'db'}", JobBook())
+    db = Mortal(f"sqlite+insula:///{folder / 'db'}", JobBook())
     if not (folder / "ready").exists():
         async with db.writer.begin() as connection:
             await connection.run_sync(Table.metadata.create_all)

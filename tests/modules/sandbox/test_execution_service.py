@@ -24,7 +24,7 @@ from tests.waiting import until
 
 @pytest.fixture
 async def site(tmp_path):
-    db = Database(f"sqlite+aiosqlite:///{prepare(tmp_path) / 'insula.db'}", JobBook())
+    db = Database(f"sqlite+insula:///{prepare(tmp_path) / 'insula.db'}", JobBook())
     await works.people(db)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(db.close)

@@ -98,7 +98,7 @@ class Site:
 
 @pytest.fixture
 async def site(tmp_path):
-    db = Database(f"sqlite+aiosqlite:///{prepare(tmp_path) / 'insula.db'}", JobBook())
+    db = Database(f"sqlite+insula:///{prepare(tmp_path) / 'insula.db'}", JobBook())
     async with AsyncExitStack() as stack:
         stack.push_async_callback(db.close)
         yield Site(db, tmp_path / "projects", stack)

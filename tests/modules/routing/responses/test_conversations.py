@@ -245,7 +245,7 @@ class TestKeep:
             await conversations.get(ANNA, second)
 
     async def test_an_answer_goes_out_when_the_database_is_down(self, tmp_path, clock):
-        nowhere = Database(f"sqlite+aiosqlite:///{tmp_path}/no/where.db", JobBook())
+        nowhere = Database(f"sqlite+insula:///{tmp_path}/no/where.db", JobBook())
         conversations = Conversations(nowhere, AesGcmSeal(Keyring([SECRET])), clock)
 
         await conversations.keep(ANNA, request(), answered()[1])
