@@ -1,6 +1,7 @@
 """Scripts of every kind, good and bad, and how each must end."""
 
 import asyncio
+import json
 import contextlib
 import random
 import time
@@ -201,7 +202,12 @@ class Load:
 
     async def _ask(self, method: str, path: str, body: Found | None = None) -> tuple[int, Found]:
         async with self._session.request(method, self._url + path, json=body) as response:
-            return response.status, await response.json(content_type=None)
+            text = await response.text()
+            try:
+                return response.status, json.loads(text or "null")
+            except ValueError:
+                told = f"{method} {path} answered {response.status}, and no JSON: {text[:600]}"
+                raise BenchError(told) from None
 
 
 # How often each comes, relative to the others.

@@ -1,8 +1,9 @@
 """Statements about runs and their events."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, cast
+from functools import cache
+from typing import Any, Final, Literal, TypeAlias, cast
 from uuid import UUID
 
 import msgspec
@@ -10,16 +11,17 @@ from sqlalchemy import (
     ColumnElement,
     Table,
     and_,
+    bindparam,
     delete,
     func,
     insert,
-    literal,
     or_,
     select,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.kernel.db import Timestamp, uuid7
 from app.modules.runs.api import News, Run, Wish
@@ -28,9 +30,52 @@ from app.modules.runs.models import EventRow, RunRow
 
 EVENTS_A_PAGE = 500
 TITLE_LIMIT_CHARS = 200
-# By the tables: through the classes, the transaction that starts a run takes twice as long.
-INSERT_RUN: Final = insert(cast(Table, RunRow.__table__))
+# By the tables, and made once: through the classes, and made for each change, a statement takes
+# four times as long as SQLite does.
+_RUNS: Final = cast(Table, RunRow.__table__)
+INSERT_RUN: Final = insert(_RUNS)
 INSERT_EVENT: Final = insert(cast(Table, EventRow.__table__))
+
+_HELD: Final = and_(
+    _RUNS.c.id == bindparam("the_id"),
+    _RUNS.c.fence == bindparam("the_fence"),
+    _RUNS.c.worker == bindparam("the_worker"),
+    _RUNS.c.status.in_(LIVE),
+)
+_ASKED: Final = and_(
+    _RUNS.c.id == bindparam("the_id"),
+    _RUNS.c.status == "awaiting",
+    _RUNS.c.question_seq == bindparam("the_question_seq"),
+)
+_OLDEST_PENDING: Final = (
+    select(_RUNS.c.id)
+    .where(_RUNS.c.status == "pending", _RUNS.c.kind.in_(bindparam("the_kinds", expanding=True)))
+    .order_by(_RUNS.c.id)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+    .scalar_subquery()
+)
+Condition: TypeAlias = Literal["held", "may_ask", "asked", "asked_and_held", "may_end", "oldest"]
+_CONDITIONS: Final[Mapping[Condition, ColumnElement[bool]]] = {
+    "held": _HELD,
+    "may_ask": and_(_HELD, _RUNS.c.status.in_(sources_of("awaiting"))),
+    "asked": _ASKED,
+    "asked_and_held": and_(_ASKED, _HELD),
+    "may_end": and_(_RUNS.c.id == bindparam("the_id"), _RUNS.c.status.in_(sources_of("cancelled"))),
+    "oldest": and_(_RUNS.c.id == _OLDEST_PENDING, _RUNS.c.status == "pending"),
+}
+# What a change makes of what is there, in place of a value that is given.
+_MADE: Final[Mapping[str, ColumnElement[Any]]] = {
+    "fence": _RUNS.c.fence + 1,
+    "started_at": func.coalesce(_RUNS.c.started_at, bindparam("new_started_at", type_=Timestamp)),
+}
+
+
+class Match(msgspec.Struct, frozen=True):
+    """Which run a change is of and what it must still be, with the values that this is told by."""
+
+    condition: Condition
+    values: dict[str, Any]
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -130,30 +175,26 @@ class RunRepository:
 
     async def say(self, hold: Hold, news: Sequence[News]) -> RunRow | None:
         """Write events of a run that this hold still has."""
-        return await self._append(_held(hold), news, {})
+        return await self._append(held(hold), news, {})
 
     async def ask(self, hold: Hold, question: News) -> RunRow | None:
         """Let a run wait for an answer; the question is its last event but one."""
-        values = {"question_seq": RunRow.last_seq + 1}
-        news = [question, _says("awaiting")]
-        return await self._append(_held(hold, "awaiting"), news, values | {"status": "awaiting"})
+        match = Match("may_ask", held(hold).values)
+        return await self._append(match, [question, _says("awaiting")], {"status": "awaiting"})
 
     async def go_on(
         self, run_id: UUID, question_seq: int, news: Sequence[News], hold: Hold | None = None
     ) -> RunRow | None:
         """End the wait for an answer to this question, once."""
-        asked = [
-            RunRow.id == run_id,
-            RunRow.status == "awaiting",
-            RunRow.question_seq == question_seq,
-        ]
+        asked = {"the_id": run_id, "the_question_seq": question_seq}
+        match = Match("asked", asked)
         if hold is not None:
-            asked.append(_held(hold))
+            match = Match("asked_and_held", asked | held(hold).values)
         values = {"status": "running", "question_seq": None}
-        return await self._append(and_(*asked), [*news, _says("running")], values)
+        return await self._append(match, [*news, _says("running")], values)
 
     async def end(
-        self, where: ColumnElement[bool], status: Status, news: Sequence[News], code: str, text: str
+        self, match: Match, status: Status, news: Sequence[News], code: str, text: str
     ) -> RunRow | None:
         """Move to a final state; nobody holds the run any more."""
         said: dict[str, Any] = {"code": code, "detail": text} if code else {}
@@ -163,23 +204,15 @@ class RunRepository:
             "question_seq": None,
             "worker": None,
             "lease_until": None,
-            "fence": RunRow.fence + 1,
+            "fence": None,
             "error_code": code,
             "error": text,
         }
-        return await self._append(where, [*news, _says(status, **said)], values)
+        return await self._append(match, [*news, _says(status, **said)], values)
 
     async def claim(self, kinds: Collection[str], worker: str, until: datetime) -> RunRow | None:
         """Take the oldest run that nobody has begun."""
-        first = (
-            select(RunRow.id)
-            .where(RunRow.status == "pending", RunRow.kind.in_(kinds))
-            .order_by(RunRow.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-            .scalar_subquery()
-        )
-        return await self.take(and_(RunRow.id == first, RunRow.status == "pending"), worker, until)
+        return await self.take(Match("oldest", {"the_kinds": list(kinds)}), worker, until)
 
     async def has_pending(self, kinds: Collection[str]) -> bool:
         waits = and_(RunRow.status == "pending", RunRow.kind.in_(kinds))
@@ -190,17 +223,17 @@ class RunRepository:
         """End a lease before its time, so that another process may go on."""
         await self._append(held(hold), [], {"lease_until": self._now})
 
-    async def take(self, where: ColumnElement[bool], worker: str, until: datetime) -> RunRow | None:
+    async def take(self, match: Match, worker: str, until: datetime) -> RunRow | None:
         """Put a run into a process's hands."""
         values = {
             "status": "running",
             "question_seq": None,
             "worker": worker,
             "lease_until": until,
-            "fence": RunRow.fence + 1,
-            "started_at": func.coalesce(RunRow.started_at, literal(self._now, Timestamp)),
+            "fence": None,
+            "started_at": self._now,
         }
-        return await self._append(where, [_says("running")], values)
+        return await self._append(match, [_says("running")], values)
 
     async def expired(self, worker: str, *, is_alone: bool, limit: int) -> list[RunRow]:
         """Runs whose process is gone: their lease is over, or there is but one process."""
@@ -234,15 +267,15 @@ class RunRepository:
         return ids
 
     async def _append(
-        self, where: ColumnElement[bool], news: Sequence[News], values: dict[str, Any]
+        self, match: Match, news: Sequence[News], values: Mapping[str, Any]
     ) -> RunRow | None:
         """Change a run and write its events. Its row is locked, so that no number is left out."""
-        changed = {"last_seq": RunRow.last_seq + len(news), "updated_at": self._now} | values
-        statement = update(RunRow).where(where).values(changed).returning(RunRow)
-        found = await self._session.scalars(
-            statement.execution_options(synchronize_session=False, populate_existing=True)
+        changed = {f"new_{name}": value for name, value in values.items()}
+        found = await self._session.execute(
+            _change(match.condition, tuple(values)),
+            {**match.values, **changed, "new_events": len(news), "new_updated_at": self._now},
         )
-        row = found.one_or_none()
+        row = cast(RunRow | None, found.one_or_none())
         if row is not None and news:
             await self._write(row.id, row.last_seq, news)
         return row
@@ -257,18 +290,28 @@ class RunRepository:
         await self._session.execute(INSERT_EVENT, rows)
 
 
-def held(hold: Hold) -> ColumnElement[bool]:
+def held(hold: Hold) -> Match:
     """Match a run only while this very claim of it holds."""
-    same = and_(RunRow.id == hold.run_id, RunRow.fence == hold.fence)
-    return and_(same, RunRow.worker == hold.worker, RunRow.status.in_(LIVE))
+    values = {"the_id": hold.run_id, "the_fence": hold.fence, "the_worker": hold.worker}
+    return Match("held", values)
 
 
-def may_become(run_id: UUID, status: Status) -> ColumnElement[bool]:
-    return and_(RunRow.id == run_id, RunRow.status.in_(sources_of(status)))
+def may_end(run_id: UUID) -> Match:
+    """Match a run that has not ended."""
+    return Match("may_end", {"the_id": run_id})
 
 
-def _held(hold: Hold, status: Status | None = None) -> ColumnElement[bool]:
-    return held(hold) if status is None else and_(held(hold), RunRow.status.in_(sources_of(status)))
+@cache
+def _change(condition: Condition, names: tuple[str, ...]) -> ReturningUpdate[Any]:
+    """The statement that changes these columns; there are as many as verbs."""
+    changed = {name: _MADE.get(name, bindparam(f"new_{name}")) for name in names}
+    asks = {"question_seq": _RUNS.c.last_seq + 1} if condition == "may_ask" else {}
+    counted = {
+        "last_seq": _RUNS.c.last_seq + bindparam("new_events"),
+        "updated_at": bindparam("new_updated_at"),
+    }
+    where = _CONDITIONS[condition]
+    return update(_RUNS).where(where).values(changed | asks | counted).returning(_RUNS)
 
 
 def _says(status: Status, **more: Any) -> News:

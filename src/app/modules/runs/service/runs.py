@@ -16,7 +16,7 @@ from app.kernel.jobs import emit
 from app.modules.runs.api import Kind, News, NoSuchRun, NotAwaiting, Run, Wish
 from app.modules.runs.domain import FINAL, Event, Status
 from app.modules.runs.models import RunRow
-from app.modules.runs.repository import RunRepository, may_become
+from app.modules.runs.repository import RunRepository, may_end
 from app.modules.runs.service.news import RunNews
 from app.modules.runs.service.runner import Runner
 from app.modules.runs.service.turns import run_of
@@ -83,7 +83,7 @@ class RunService:
             row = await repository.owned(user_id, run_id)
             if row is None:
                 raise NoSuchRun(f"There is no run {run_id}.")
-            ended = await repository.end(may_become(run_id, "cancelled"), "cancelled", [], "", "")
+            ended = await repository.end(may_end(run_id), "cancelled", [], "", "")
         if ended is None:
             return run_of(row)
         self._runner.stop(run_id)

@@ -4,14 +4,25 @@ from datetime import datetime
 from typing import Final, cast
 from uuid import UUID
 
-from sqlalchemy import Row, Table, Update, insert, select, update
+from sqlalchemy import Row, Table, Update, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.modules.sandbox.models.executions import ExecutionRow
 
 TABLE: Final = cast(Table, ExecutionRow.__table__)
-# By the table: through the class, SQLAlchemy takes twice as long.
+# By the table, and made once: through the class, SQLAlchemy takes twice as long and more.
 INSERT: Final = insert(TABLE)
+END: Final = (
+    update(TABLE)
+    .where(TABLE.c.id == bindparam("the_id"))
+    .values(
+        outcome=bindparam("the_outcome"),
+        request=None,
+        question=None,
+        is_queued=False,
+        completed_at=bindparam("the_end"),
+    )
+)
 
 
 class ExecutionRepository:
@@ -71,15 +82,8 @@ class ExecutionRepository:
 
     async def end(self, run_id: UUID, outcome: bytes, now: datetime) -> None:
         """Keep what it left, and forget what it was given."""
-        await self._session.execute(
-            _of(run_id).values(
-                outcome=outcome,
-                request=None,
-                question=None,
-                is_queued=False,
-                completed_at=now,
-            )
-        )
+        told = {"the_id": run_id, "the_outcome": outcome, "the_end": now}
+        await self._session.execute(END, told)
 
     async def keep(self, run_id: UUID, outcome: bytes) -> None:
         """Keep what it has said before it was stopped, if nothing else was kept of it."""
