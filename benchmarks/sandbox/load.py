@@ -1,8 +1,8 @@
 """Scripts of every kind, good and bad, and how each must end."""
 
 import asyncio
-import json
 import contextlib
+import json
 import random
 import time
 from collections import Counter
