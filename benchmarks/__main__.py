@@ -1,7 +1,8 @@
 """`python -m benchmarks`: measure, and write docs/benchmarks/gateway.json and gateway.md.
 
 `python -m benchmarks.truth` does the same for truth.json, which the page shows too;
-`python -m benchmarks sandbox` measures what scripts cost, instead.
+`python -m benchmarks sandbox` measures what scripts cost, instead, and `storage` what the store
+costs.
 """
 
 import argparse
@@ -19,14 +20,15 @@ from benchmarks import build, figures, hangups, measure, memory, page, starts
 from benchmarks.machine import machine, own_versions
 from benchmarks.processes import BenchError
 from benchmarks.sandbox.__main__ import main as measure_sandbox
+from benchmarks.storage.__main__ import main as measure_storage
 from benchmarks.targets import Places, Street
 
-SANDBOX = "sandbox"
+OTHERS = {"sandbox": measure_sandbox, "storage": measure_storage}
 
 
 def main() -> int:
-    if sys.argv[1:2] == [SANDBOX]:
-        return measure_sandbox(sys.argv[2:])
+    if other := OTHERS.get("".join(sys.argv[1:2])):
+        return other(sys.argv[2:])
     options = read_options()
     effort = measure.QUICK if options.quick else measure.FULL
     if options.soak:

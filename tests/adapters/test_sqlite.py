@@ -114,6 +114,32 @@ class TestStatement:
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(asking, 5)
 
+    async def test_is_waited_for_by_whoever_is_told_twice_to_stop(self, engine, connection):
+        done: list[bool] = []
+
+        def hold(_: int) -> int:
+            # It cannot be interrupted in the middle of this.
+            time.sleep(0.02)
+            done.append(True)
+            return 1
+
+        raw = await connection.get_raw_connection()
+        raw.create_function("hold", 1, hold)
+        rows = [{"n": n} for n in range(60)]
+        slow = text("INSERT INTO numbers (n) VALUES (hold(:n))")
+        asking = asyncio.create_task(connection.execute(slow, rows))
+        ticks = Ticks()
+        await until(lambda: ticks.seen > 5)
+        ticks.stop()
+
+        asking.cancel()
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+        assert done
+
 
 class TestLock:
     async def test_of_another_process_is_waited_for_on_the_loop(self, engine, connection, tmp_path):

@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -120,14 +121,18 @@ class Link:
             pause_s = min(pause_s * 2, longest_s)
 
     async def _away(self, work: Callable[[], T]) -> T:
-        """Run it in a thread; who is cancelled stops it, and leaves when it has stopped."""
+        """Run it in a thread; who is cancelled stops it, and leaves when it has stopped.
+
+        However often that is: a connection that is closed while it works takes the process along.
+        """
         running = asyncio.get_running_loop().run_in_executor(_threads, work)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             while not running.done():
                 self.raw.interrupt()
-                await asyncio.wait([running], timeout=PAUSES_S[1])
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([running], timeout=PAUSES_S[1])
             raise
 
     def _look_at_the_log(self) -> None:

@@ -1,0 +1,1 @@
+"""What storage costs, beside the same work without a server."""

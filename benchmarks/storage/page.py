@@ -1,0 +1,220 @@
+"""The results as a page."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.page import DOCS, HEAD, read, table, write
+from benchmarks.processes import BenchError
+from benchmarks.storage.measure import (
+    DCPE,
+    DOWN,
+    DOWN_HAND,
+    FIRST,
+    GET,
+    GET_ROW,
+    LAST,
+    PLAIN,
+    PRODUCT,
+    PUT,
+    PUT_HAND,
+    SCAN,
+    UP,
+    UP_HAND,
+)
+from benchmarks.verdicts import Results, Verdict, number
+
+__all__ = ["DOCS", "PAGE", "RATIOS", "RESULTS", "publish", "read", "readme_table", "write"]
+
+RESULTS = "storage.json"
+PAGE = "storage.md"
+RECALL_LEAST = 0.98
+RATIOS: Final = {
+    "put": (PUT, PUT_HAND),
+    "get": (GET, GET_ROW),
+    # Seconds, turned around: how much of the speed by hand is left.
+    "upload": (UP_HAND, UP),
+    "download": (DOWN_HAND, DOWN),
+    "feed": (LAST, FIRST),
+    "scan": (SCAN, PRODUCT),
+    "dcpe": (DCPE, PLAIN),
+}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One ratio that must hold: at most `limit`, or at least. `scale` is from seconds to `unit`."""
+
+    figure: str
+    ratio: str
+    limit: float
+    cell: str
+    peer: str
+    name: str
+    unit: str
+    is_least: bool = False
+    scale: float = 1.0
+
+
+BOUNDS: Final = (
+    Bound(
+        "4 KiB put, 16 connections",
+        "put",
+        0.4,
+        PUT,
+        PUT_HAND,
+        "a loop that writes and fsyncs a file and commits a row",
+        "/s",
+        is_least=True,
+    ),
+    Bound(
+        "4 KiB get, 16 connections",
+        "get",
+        0.5,
+        GET,
+        GET_ROW,
+        "an ordinary Litestar route that reads one row",
+        "/s",
+        is_least=True,
+    ),
+    Bound(
+        "upload of {file_mib} MiB",
+        "upload",
+        0.6,
+        UP,
+        UP_HAND,
+        "through a socket, SHA-256, file and fsync",
+        "s",
+        is_least=True,
+    ),
+    Bound(
+        "download of {file_mib} MiB",
+        "download",
+        0.6,
+        DOWN,
+        DOWN_HAND,
+        "file through a socket, SHA-256",
+        "s",
+        is_least=True,
+    ),
+    Bound(
+        "last pages of a feed of {records} changes",
+        "feed",
+        1.5,
+        LAST,
+        FIRST,
+        "its first pages",
+        "ms",
+        scale=1e3,
+    ),
+    Bound(
+        "exact scan, {vectors} x 384",
+        "scan",
+        1.5,
+        SCAN,
+        PRODUCT,
+        "one NumPy matrix-vector product",
+        "ms",
+        scale=1e3,
+    ),
+    Bound(
+        "`dcpe` search and re-rank, {vectors} x 384",
+        "dcpe",
+        1.2,
+        DCPE,
+        PLAIN,
+        "a `plain` search",
+        "ms",
+        scale=1e3,
+    ),
+)
+
+INTRODUCTION = """\
+# What storage costs
+
+This page is written by `just bench storage`. Everything ran on one machine, side by side: an Insula
+that `python -m app` started, embedded (SQLite and a folder), and the same work without it. Read the
+ratios: they are formed inside a round and carry over to other machines.
+"""
+METHOD = """\
+## How it was measured
+
+- Small bodies: {rounds} rounds of {for_s} s for each kind, 16 connections of a client that writes
+  requests it has made before. A put is answered when its transaction would survive a power cut,
+  which those who wait share; the loop by hand has one writer, SQLite with `synchronous=NORMAL`, and
+  fsyncs every file. The ordinary route is Litestar with SQLAlchemy's session on the same driver and
+  server, with no key, owner, ETag or digest.
+- Large bodies: by hand, one process sends and one receives through a socket, computes the SHA-256
+  and, for an upload, writes the file and fsyncs it. Insula does that and more; its client is the
+  one that is used by hand. Resident memory grew by {large_rss_growth_mib} MiB at most.
+- The feed: records written in batches of 100, read in pages of 500; the medians of the first and
+  of the last {pages} full pages.
+- Vectors: a corpus of clusters with a falling spectrum, 384 dimensions. The scan is the embedded
+  index in process, warm, top 10, beside `matrix @ query` of the same numbers. The two searches are
+  over HTTP: `plain` asks for 10, `dcpe` (noise of beta 2, centred and rotated by the client) for
+  50, which the client opens and ranks again. Recall is against the exact search of the corpus.
+- The hypervisor took {stolen_cores} cores away (median over the rounds).
+"""
+
+
+def verdicts(results: Results) -> Iterator[Verdict]:
+    for bound in BOUNDS:
+        measured = results["ratios"][bound.ratio]
+        is_met = measured >= bound.limit if bound.is_least else measured <= bound.limit
+        own, peer = (
+            results["cells"][cell]["median"] * bound.scale for cell in (bound.cell, bound.peer)
+        )
+        sign = "≥" if bound.is_least else "≤"
+        unit = bound.unit if bound.unit.startswith("/") else f" {bound.unit}"
+        yield Verdict(
+            bound.figure.format(**results["effort"]),
+            f"{sign} {bound.limit} x",
+            f"{measured:.3g} x ({number(own)}{unit})",
+            f"{number(peer)}{unit} ({bound.name})",
+            is_met,
+        )
+    recall = results["facts"]["recall"]
+    yield Verdict(
+        "recall@10 of `dcpe` after re-rank of 50",
+        f"≥ {RECALL_LEAST}",
+        f"{recall:.4f}",
+        f"exact search; {results['facts']['raw_recall']:.3f} before the re-rank",
+        recall >= RECALL_LEAST,
+    )
+
+
+def render(results: Results) -> str:
+    """The whole page."""
+    found = list(verdicts(results))
+    parts = [
+        INTRODUCTION,
+        table(HEAD, (verdict.row for verdict in found)),
+        METHOD.format(**results["effort"], **results["facts"]),
+        _machine(results),
+    ]
+    return "\n".join(parts)
+
+
+def publish(folder: Path = DOCS) -> None:
+    """Write the page from what a run has left in `folder`."""
+    results = read(RESULTS, folder)
+    if results is None:
+        raise BenchError("Nothing has been measured yet: leave --page-only out.")
+    (folder / PAGE).write_text(render(results))
+
+
+def readme_table() -> str:
+    """The first table of the page, from the committed results."""
+    results = read(RESULTS)
+    if results is None:
+        return "Not measured yet."
+    return table(HEAD, (verdict.row for verdict in verdicts(results))).rstrip()
+
+
+def _machine(results: Results) -> str:
+    rows = [*results["machine"].items(), *results["versions"].items()]
+    rows.append(("measured", f"{results['measured_at']}, {results['mode']}"))
+    return "## Machine and versions\n\n" + table(
+        ("", ""), ((name, str(value)) for name, value in rows)
+    )
