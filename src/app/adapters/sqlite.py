@@ -55,6 +55,7 @@ class Link:
         self._long: dict[str, None] = {}
         self._commits = 0
         self._copying: Future[None] | None = None
+        self._running: asyncio.Future[Any] | None = None
 
     def ask(self, text: str, work: Callable[[], T]) -> T:
         """Run a statement here while it is short, else in a thread."""
@@ -71,6 +72,14 @@ class Link:
         self._commits += 1
         if self._commits % COMMITS_A_LOOK == 0:
             self._look_at_the_log()
+
+    def close(self) -> None:
+        """Close now, or as soon as the thread that works with it is done."""
+        if self._running is None or self._running.done():
+            self.raw.close()
+        else:
+            self.raw.interrupt()
+            self._running.add_done_callback(lambda _: self.raw.close())
 
     async def _ask(self, text: str, work: Callable[[], T]) -> T:
         if text not in self._long:
@@ -126,6 +135,7 @@ class Link:
         However often that is: a connection that is closed while it works takes the process along.
         """
         running = asyncio.get_running_loop().run_in_executor(_threads, work)
+        self._running = running
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -287,7 +297,7 @@ class Connection(AdaptedConnection):
         self._connection.raw.rollback()
 
     def close(self) -> None:
-        self._connection.raw.close()
+        self._connection.close()
 
     def create_function(self, *args: Any, **options: Any) -> None:
         self._connection.raw.create_function(*args, **options)
