@@ -17,8 +17,10 @@ from insula_jail.walls import Limits
 
 # From here on memory that several processes share is told apart, which is slow to find out.
 NEAR = 0.75
-FREEZE_PASSES = 50
-FREEZE_PAUSE_S = 0.0005
+# On a busy host a process that was told to stop may wait long for the processor to do so; those
+# that keep each other going hold up the zygote for as long.
+FREEZE_WITHIN_S = 0.5
+FREEZE_PAUSES_S = (0.0005, 0.005)
 # A worker may have limits.processes of them; more are seen only while they change.
 MOST_PROCESSES = 1024
 DISK_BLOCK = 512
@@ -274,14 +276,17 @@ def _unlinked_files(folder: str) -> dict[int, int]:
 def freeze(first: int) -> bool:
     """Stop ``first`` and all that descend from it; False when they keep each other going."""
     told: set[int] = set()
-    for _ in range(FREEZE_PASSES):
+    pause_s, longest_s = FREEZE_PAUSES_S
+    deadline = time.monotonic() + FREEZE_WITHIN_S
+    while time.monotonic() < deadline:
         running = [pid for pid in processes(first) if _runs(pid, is_told=pid in told)]
         if not running:
             return True
         for pid in running:
             send(pid, signal.SIGSTOP)
         told.update(running)
-        time.sleep(FREEZE_PAUSE_S)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, longest_s)
     return False
 
 

@@ -58,9 +58,14 @@ class TestJudge:
         assert found == []
 
     def test_sees_files_that_stay_open(self):
-        found = list(judge(findings([LOOK] * 20, replace(LOOK, server_files=80))))
+        found = list(judge(findings([LOOK] * 20, replace(LOOK, server_files=90))))
 
-        assert found == ["the server had 70 files open when idle, and has 80"]
+        assert found == ["the server had 70 files open when idle, and has 90"]
+
+    def test_does_not_blame_connections_that_were_needed_for_the_first_time(self):
+        found = list(judge(findings([LOOK] * 20, replace(LOOK, server_files=86))))
+
+        assert found == []
 
     def test_sees_a_zombie_that_nobody_reaps(self):
         looks = [LOOK, *[replace(LOOK, zombies=frozenset({5}))] * 3, LOOK]
