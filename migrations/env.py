@@ -1,15 +1,14 @@
 """Runs migrations on the connection that ``app.schema`` hands over."""
 
-from advanced_alchemy.types import DateTimeUTC
 from alembic import context
 
 from app.asgi import MODULES  # noqa: F401 - importing the modules declares their tables
-from app.kernel.db import Table
+from app.kernel.db import Table, UtcDateTime
 
 
 def render_item(kind: str, item: object, _: object) -> str | bool:
     """Write our timestamps down as what they are in the database."""
-    is_timestamp = kind == "type" and isinstance(item, DateTimeUTC)
+    is_timestamp = kind == "type" and isinstance(item, UtcDateTime)
     return "sa.DateTime(timezone=True)" if is_timestamp else False
 
 

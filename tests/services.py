@@ -5,7 +5,10 @@ Each package is imported where it is used: most runs need one of them, or none.
 
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 HASTE = "; ".join(
     f"ALTER SYSTEM SET {setting} = off" for setting in ("fsync", "full_page_writes", "autovacuum")
 )
+
+START_S = 20.0
+LOOK_EVERY_S = 0.02
 
 
 @contextmanager
@@ -86,6 +92,40 @@ def s3_server() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+@contextmanager
+def rclone() -> Iterator["S3Options"]:
+    """Run an S3 server that checks signatures; yield a bucket of it."""
+    from app.adapters.blobs.s3 import S3Options
+
+    port = free_port()
+    with folder() as data:
+        (data / "bucket").mkdir()
+        command = [Path(sys.executable).with_name("rclone"), "serve", "s3", data]
+        options = ["--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret", "--config", ""]
+        quiet = subprocess.DEVNULL
+        server = subprocess.Popen([*command, *options], stdout=quiet, stderr=quiet)
+        try:
+            _until_open(port)
+            yield S3Options(
+                "bucket", f"http://127.0.0.1:{port}", access_key="key", secret_key="secret"
+            )
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+def _until_open(port: int) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(LOOK_EVERY_S)
+        else:
+            return
 
 
 def fresh_bucket(endpoint: str) -> "S3Options":

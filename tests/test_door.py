@@ -66,6 +66,15 @@ class TestBodyLimit:
 
         assert answer.status_code == 413
 
+    async def test_who_is_refused_before_the_body_is_read_is_told_that_the_connection_ends(
+        self, client
+    ):
+        unread = await client.post("/api/v1/auth/login", content=b"x" * 100_000)
+        read = await client.post("/api/v1/auth/login", content=b"x" * 1000)
+
+        assert unread.headers["connection"] == "close"
+        assert "connection" not in read.headers
+
     async def test_the_gateway_has_a_limit_of_its_own(self, client):
         long = {**ECHO, "padding": "x" * 10_000}
 

@@ -168,7 +168,9 @@ def _soak(soak: Results) -> str:
         "cancelled scripts, and a project that goes up and down.\n\n"
     )
     rows = [(name, str(value)) for name, value in soak["table"].items()]
-    return "## Mixed load\n\n" + text + table(("", ""), rows)
+    rows.append(("found wrong", str(len(soak["wrong"]))))
+    wrong = "".join(f"- {one}\n" for one in soak["wrong"])
+    return "## Mixed load\n\n" + text + table(("", ""), rows) + ("\n" + wrong if wrong else "")
 
 
 def _method(results: Results) -> str:

@@ -11,10 +11,6 @@ from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
-from insula_vault.collection import Collection, Item
-from insula_vault.definition import LEAKAGE_ACK, Definition, Sealer
-from insula_vault.keys import RootKey
-from insula_vault.wire import Call, Session, Wire
 
 from app.kernel.db import Database, Table, uuid7
 from app.kernel.jobs import JobBook
@@ -23,6 +19,10 @@ from app.modules.storage.models import CollectionRow, VectorRow
 from app.modules.storage.ports import VectorQuery
 from benchmarks.processes import Server
 from benchmarks.targets import CLIENT_KEY
+from insula_vault.collection import Collection, Item
+from insula_vault.definition import LEAKAGE_ACK, Definition, Sealer
+from insula_vault.keys import RootKey
+from insula_vault.wire import Call, Session, Wire
 
 DIMENSION: Final = 384
 CLUSTERS: Final = 500

@@ -34,6 +34,7 @@ from app.modules.orchestration.module import OrchestrationModule
 from app.modules.routing.module import RoutingModule
 from app.modules.runs.module import RunsModule
 from app.modules.sandbox.module import SandboxModule
+from app.modules.storage.module import StorageModule
 from app.settings import ENVIRON, HouseSettings, origin_pattern
 
 VERSION = version("insula")
@@ -44,10 +45,18 @@ MODULES: tuple[type[Module], ...] = (
     BillingModule,
     RunsModule,
     RoutingModule,
+    StorageModule,
     SandboxModule,
     OrchestrationModule,
     *(point.load() for point in entry_points(group="app.modules")),
 )
+
+# What a page from elsewhere may read of an answer, beside its body.
+EXPOSED = [
+    *("x-request-id", "retry-after", "etag", "last-modified", "accept-ranges", "content-range"),
+    *("x-seq", "x-table", "x-key-id", "x-checksum", "content-digest"),
+    *("x-backup-version", "x-backup-timestamp", "x-backup-checksum", "x-backup-chunks"),
+]
 
 # A long-lived server makes few cycles and many short-lived objects: looking for cycles after every
 # 700 of them is work for nothing.
@@ -137,7 +146,7 @@ class Insula:
                 allow_origins=[],
                 allow_origin_regex=origin_pattern(self.settings.cors_origins),
                 allow_credentials=True,
-                expose_headers=["x-request-id", "retry-after", "etag"],
+                expose_headers=EXPOSED,
             ),
         )
 

@@ -21,6 +21,7 @@ from app.kernel.mount import Block
 
 ID_SHAPE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 MAX_CHILDREN = 10_000
+UNREAD_LIMIT_BYTES = 65_536
 
 SECONDS = Histogram(
     "insula_http_request_seconds", "Time to the last byte.", ("method", "route", "status")
@@ -139,6 +140,7 @@ class Visit:
     """One request on its way through the door."""
 
     __slots__ = (
+        "_announced_bytes",
         "_next_receive",
         "_next_send",
         "_seen_bytes",
@@ -160,6 +162,7 @@ class Visit:
         self.status = 0
         self.request_id = ""
         self.announces_too_much = False
+        self._announced_bytes = 0
         self.is_plain_post = self.method == "POST"
         self._next_receive = receive
         self._next_send = send
@@ -168,7 +171,8 @@ class Visit:
             if name == b"x-request-id" and ID_SHAPE.fullmatch(value):
                 self.request_id = value.decode()
             elif name == b"content-length" and value.isdigit():
-                self.announces_too_much = int(value[:20]) > limit
+                self._announced_bytes = int(value[:20])
+                self.announces_too_much = self._announced_bytes > limit
             elif name == b"origin":
                 self.is_plain_post = False
         if not self.request_id:
@@ -190,5 +194,9 @@ class Visit:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            if self._announced_bytes - self._seen_bytes > UNREAD_LIMIT_BYTES:
+                # The server will not wait for the rest, and the client's next request would meet
+                # a connection that is gone.
+                headers.append((b"connection", b"close"))
             message["headers"] = headers
         return self._next_send(message)

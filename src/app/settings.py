@@ -94,6 +94,10 @@ class HouseSettings(Settings, frozen=True):
     s3_secret_key: Annotated[Secret | None, described("Secret key to S3_ACCESS_KEY.")] = (
         msgspec.field(name="S3_SECRET_KEY", default=None)
     )
+    s3_sse: Annotated[
+        Literal["", "AES256", "aws:kms"],
+        described("What the bucket encrypts blobs with; empty: its own default."),
+    ] = msgspec.field(name="S3_SSE", default="")
 
     @property
     def is_loopback(self) -> bool:

@@ -1,26 +1,45 @@
-"""Blob stores: one suite for the folder and the bucket."""
+"""Blob stores: one suite for the folder, for a bucket, and for one that checks signatures."""
 
 import asyncio
 import hashlib
 import os
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
+from uuid import uuid4
 
+import boto3
+import msgspec
 import pytest
 
+from app.adapters.blobs.intake import BlobsFull
 from app.adapters.blobs.local import KEYS_A_BATCH, LocalBlobStore
 from app.adapters.blobs.s3 import PART_BYTES, S3BlobStore, S3Options
 from app.kernel.errors import Invalid, NotFound, Unavailable
 from app.kernel.ports import BlobInfo
+from tests import services
 from tests.fakes.failing_bucket import failing_bucket
 
 TEXT = b"0123456789"
 LARGE = os.urandom(1_000_003) * 17
 BAD_KEYS = ["", "/", "a/", "/a", "a//b", "..", "a/../b", "./a", ".a", "a.", "A", "é", "a b", "a\0"]
-BAD_KEYS += ["x" * 251]
+BAD_KEYS += [
+    "x" * 251,
+    "a\n",
+    "-\r\n/b",
+    "a\\b",
+    "~",
+    "a~/b",
+    "%2e%2e/b",
+    "..%2fb",
+    "a?b",
+    "a#b",
+    "*",
+]
+BAD_KEYS += ["incoming~/a", "a/../../../etc/passwd", "\u202ea", "a/.", "a/..", "\x00"]
 PARTS = {
     (0, None): TEXT,
     (0, 1): b"0",
@@ -51,6 +70,44 @@ LISTS = {
 Store = LocalBlobStore | S3BlobStore
 
 
+@pytest.fixture(scope="module")
+def strict_server() -> Iterator[S3Options]:
+    with services.rclone() as options:
+        yield options
+
+
+@pytest.fixture
+def strict(strict_server: S3Options) -> S3Options:
+    """A fresh bucket of a server that refuses what is not signed."""
+    options = msgspec.structs.replace(strict_server, bucket=f"bucket-{uuid4()}")
+    plain_client(options).create_bucket(Bucket=options.bucket)
+    return options
+
+
+@pytest.fixture(
+    params=["local", "bucket", pytest.param("strict", marks=pytest.mark.needs_s3)],
+)
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    """Opens the same store each time, as another process would."""
+    if request.param == "local":
+        return lambda: LocalBlobStore(tmp_path / "blobs")
+    options = request.getfixturevalue("s3" if request.param == "bucket" else "strict")
+    return lambda: S3BlobStore(options)
+
+
+@pytest.fixture
+async def store(reopen: Callable[[], Store]) -> AsyncIterator[Store]:
+    store = reopen()
+    yield store
+    await store.close()
+
+
+@pytest.fixture(params=["local", "bucket"])
+def flat(request: pytest.FixtureRequest) -> Store:
+    """A store in which a blob may have the name of a folder; the strict server's are files."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture
 async def local(tmp_path: Path) -> LocalBlobStore:
     return LocalBlobStore(tmp_path / "blobs")
@@ -63,9 +120,14 @@ async def bucket(s3: S3Options) -> AsyncIterator[S3BlobStore]:
     await store.close()
 
 
-@pytest.fixture(params=["local", "bucket"])
-def store(request: pytest.FixtureRequest) -> Store:
-    return request.getfixturevalue(request.param)
+def plain_client(options: S3Options) -> Any:
+    return boto3.client(
+        "s3",
+        region_name=options.region,
+        endpoint_url=options.endpoint,
+        aws_access_key_id=options.access_key,
+        aws_secret_access_key=options.secret_key,
+    )
 
 
 async def sent(*chunks: bytes) -> AsyncIterator[bytes]:
@@ -122,12 +184,12 @@ class TestPut:
 
         assert await read(store, "blob") == b"new"
 
-    async def test_lets_a_key_continue_another(self, store):
-        await store.put("a", sent(b"one"))
-        await store.put("a/b", sent(b"two"))
-        await store.put("a/b/c", sent(b"three"))
+    async def test_lets_a_key_continue_another(self, flat):
+        await flat.put("a", sent(b"one"))
+        await flat.put("a/b", sent(b"two"))
+        await flat.put("a/b/c", sent(b"three"))
 
-        read_back = [await read(store, key) for key in ("a", "a/b", "a/b/c")]
+        read_back = [await read(flat, key) for key in ("a", "a/b", "a/b/c")]
 
         assert read_back == [b"one", b"two", b"three"]
 
@@ -212,12 +274,32 @@ class TestPut:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (space, before[1]))
         try:
-            with pytest.raises(Unavailable):
+            with pytest.raises(BlobsFull):
                 await store.put("blob", sent(LARGE[:size]))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
         assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        await store.put("blob", sent(LARGE[:size]))
+        assert await read(store, "blob") == LARGE[:size]
+
+    async def test_does_not_come_after_whoever_sent_it_has_left(self, local):
+        for turns in range(0, 60, 2):
+            task = asyncio.create_task(local.put("blob", sent(TEXT)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await local.delete("blob")
+
+        assert await listed(local) == []
+
+    async def test_of_a_signature_that_is_wrong_is_refused(self, strict):
+        store = S3BlobStore(msgspec.structs.replace(strict, secret_key="another"))
+
+        with pytest.raises(Unavailable):
+            await store.put("blob", sent(TEXT))
+        await store.close()
 
 
 class TestGet:
@@ -277,10 +359,9 @@ class TestInfo:
     async def test_knows_nothing_of_what_is_not_there(self, store):
         assert await store.info("owner/unknown") is None
 
-    async def test_survives_a_restart(self, store, s3, tmp_path):
+    async def test_survives_a_restart(self, store, reopen):
         told = await store.put("owner/blob", sent(TEXT))
-        is_local = isinstance(store, LocalBlobStore)
-        again = LocalBlobStore(tmp_path / "blobs") if is_local else S3BlobStore(s3)
+        again = reopen()
 
         assert await again.info("owner/blob") == told
         await again.close()
@@ -304,13 +385,13 @@ class TestDelete:
         await store.delete("owner/unknown")
         await store.delete("owner/unknown")
 
-    async def test_leaves_the_neighbours(self, store):
-        await store.put("a", sent(TEXT))
-        await store.put("a/b", sent(TEXT))
+    async def test_leaves_the_neighbours(self, flat):
+        await flat.put("a", sent(TEXT))
+        await flat.put("a/b", sent(TEXT))
 
-        await store.delete("a")
+        await flat.delete("a")
 
-        assert await listed(store) == ["a/b"]
+        assert await listed(flat) == ["a/b"]
 
     async def test_refuses_a_key_that_some_store_cannot_keep(self, store):
         for key in BAD_KEYS:
@@ -319,11 +400,11 @@ class TestDelete:
 
 
 class TestKeys:
-    async def test_lists_what_begins_with_the_prefix(self, store):
+    async def test_lists_what_begins_with_the_prefix(self, flat):
         for key in LISTS[""]:
-            await store.put(key, sent(TEXT))
+            await flat.put(key, sent(TEXT))
 
-        lists = {prefix: await listed(store, prefix) for prefix in LISTS}
+        lists = {prefix: await listed(flat, prefix) for prefix in LISTS}
 
         assert lists == LISTS
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.adapters.blobs import local as local_module
 from app.adapters.blobs.local import STALE_AFTER_S, LocalBlobStore
 from app.kernel.errors import Unavailable
 from tests.ports.test_blob_store import TEXT, sent
@@ -34,6 +35,23 @@ class TestLocalBlobStore:
 
         assert not old.exists()
         assert young.exists()
+
+    async def test_sweeps_also_while_it_is_used(self, local, tmp_path, monkeypatch):
+        left = tmp_path / "blobs" / "incoming~" / "left"
+        left.write_bytes(b"half a blob")
+        monkeypatch.setattr(local_module, "STALE_AFTER_S", -60)
+
+        await local.put("blob", sent(TEXT))
+
+        assert not left.exists()
+
+    async def test_says_when_a_folder_cannot_be_made(self, local, tmp_path):
+        (tmp_path / "blobs" / "owner").write_bytes(b"a file")
+
+        with pytest.raises(Unavailable):
+            await local.put("owner/blob", sent(TEXT))
+
+        assert list((tmp_path / "blobs" / "incoming~").iterdir()) == []
 
     async def test_keeps_inside_its_folder(self, local, tmp_path):
         await local.put("owner/blob", sent(TEXT))

@@ -7,15 +7,13 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from multiprocessing.util import register_after_fork
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
-from advanced_alchemy.base import CommonTableAttributes
-from advanced_alchemy.types import DateTimeUTC
-from sqlalchemy import MetaData, event, text
+from sqlalchemy import DateTime, MetaData, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import (
@@ -25,6 +23,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
 
 from app.kernel.errors import Unavailable
 from app.kernel.ports import utc_now
@@ -38,8 +37,28 @@ SQLITE_BUGS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY}
 # Classes of SQLSTATE: connection, rolled back by a rival, no resources, operator, system.
 POSTGRES_TROUBLES = {"08", "40", "53", "57", "58"}
 
-Timestamp = DateTimeUTC(timezone=True)
 T = TypeVar("T")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware moment, stored and answered in UTC. A naive one is refused."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, _: Any) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise TypeError("a moment without a time zone is no moment")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, _: Any) -> datetime | None:
+        # SQLite keeps no zone.
+        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
+Timestamp = UtcDateTime()
 
 
 class _Entropy:
@@ -86,7 +105,7 @@ def _uuid7_bits() -> int:
     return milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0x2 << 62 | _entropy.bits62()
 
 
-class Table(CommonTableAttributes, DeclarativeBase):
+class Table(DeclarativeBase):
     """Base of every table: ``id`` (UUIDv7), ``created_at``, ``updated_at``."""
 
     __abstract__ = True

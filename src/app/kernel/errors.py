@@ -48,6 +48,45 @@ class Conflict(AppError):
     title = "Conflict"
 
 
+class Gone(AppError):
+    """It was there, and will not come back."""
+
+    title = "Gone"
+
+
+class LengthRequired(AppError):
+    """The size must be said before the body."""
+
+    title = "Length required"
+
+
+class PreconditionFailed(AppError):
+    """The thing has changed since the caller looked at it."""
+
+    title = "Precondition failed"
+
+
+class PreconditionRequired(AppError):
+    """The request must say what it takes for granted."""
+
+    title = "Precondition required"
+
+
+class RangeUnsatisfiable(AppError):
+    """None of the bytes asked for exist; ``size_bytes`` says how many there are."""
+
+    title = "Range not satisfiable"
+
+    def __init__(self, detail: str = "", *, size_bytes: int) -> None:
+        super().__init__(detail, size_bytes=size_bytes)
+
+
+class OutOfSpace(AppError):
+    """There is no room for it."""
+
+    title = "Out of space"
+
+
 class TooLarge(AppError):
     """More bytes than the limit."""
 

@@ -1,8 +1,8 @@
 """What every module may need from outside, and more than one technology can give."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -58,3 +58,20 @@ class BlobStore(Protocol):
         ...
 
     def keys(self, prefix: str) -> AsyncIterator[str]: ...
+
+
+class BlobLink(msgspec.Struct, frozen=True):
+    """Where somebody may send one blob themselves, by PUT, and with which headers."""
+
+    url: str
+    headers: Mapping[str, str]
+    expires_at: datetime
+
+
+@runtime_checkable
+class BlobLinks(Protocol):
+    """A blob store that takes bytes from others than us, and checks them itself."""
+
+    async def link(self, key: str, *, size_bytes: int, sha256: str) -> BlobLink:
+        """Allow exactly these bytes (``sha256`` in hex) to be put under ``key``, for a while."""
+        ...

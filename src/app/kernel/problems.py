@@ -21,6 +21,12 @@ STATUS: dict[type[errors.AppError], HTTPStatus] = {
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
+    errors.Gone: HTTPStatus.GONE,
+    errors.LengthRequired: HTTPStatus.LENGTH_REQUIRED,
+    errors.PreconditionFailed: HTTPStatus.PRECONDITION_FAILED,
+    errors.PreconditionRequired: HTTPStatus.PRECONDITION_REQUIRED,
+    errors.RangeUnsatisfiable: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    errors.OutOfSpace: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.TooMany: HTTPStatus.TOO_MANY_REQUESTS,
     errors.NotBuilt: HTTPStatus.NOT_IMPLEMENTED,
@@ -91,6 +97,8 @@ def of(error: Exception) -> Problem:
         extra = {**error.extra}
         retry = extra.pop("retry_after_s", None)
         headers = {} if retry is None else {"retry-after": str(max(1, math.ceil(retry)))}
+        if isinstance(error, errors.RangeUnsatisfiable):
+            headers["content-range"] = f"bytes */{extra['size_bytes']}"
         if extra.get("should_retry") is False:
             # OpenAI's clients repeat every 429 unless they are told that it is useless.
             headers["x-should-retry"] = "false"

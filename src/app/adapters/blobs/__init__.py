@@ -21,5 +21,6 @@ def open_blobs(settings: HouseSettings) -> "LocalBlobStore | S3BlobStore":
             region=settings.s3_region,
             access_key=settings.s3_access_key or "",
             secret_key=settings.s3_secret_key or "",
+            sse=settings.s3_sse,
         )
     )

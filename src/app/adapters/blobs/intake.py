@@ -1,17 +1,24 @@
 """What every blob store does with a key, and with the bytes that come in."""
 
 import asyncio
+import errno
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from io import IOBase
 from typing import ParamSpec, Protocol, TypeVar
 
-from app.kernel.errors import Invalid, NotFound, Unavailable
+from app.kernel.errors import Invalid, NotFound, OutOfSpace, Unavailable
 from app.kernel.ports import BlobInfo
 
 MAX_KEY_CHARS = 250
 FLUSH_BYTES = 262_144
+# A limit on the size of one file is one more way to have no room.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# A disk that takes longer over one step is not waited for by somebody who has left.
+DISK_S = 30.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +44,12 @@ class BlobsDown(Unavailable):
     """The blob store does not answer, or takes nothing more."""
 
     title = "Blob store unavailable"
+
+
+class BlobsFull(OutOfSpace):
+    """The disk, or the bucket, takes nothing more."""
+
+    title = "Blob store full"
 
 
 class Sink(Protocol):
@@ -89,8 +102,26 @@ def closing(file: F) -> Iterator[F]:
 
 
 async def on_disk(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-    """Do in a thread what may wait for a disk."""
+    """Do in a thread what may wait for a disk. Who is cancelled leaves when it is done.
+
+    Otherwise a blob could appear after its sender has given it up, and cleaned up behind itself.
+    """
+    running = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **named))
     try:
-        return await asyncio.to_thread(work, *args, **named)
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        running.add_done_callback(_let_go)
+        await asyncio.wait([running], timeout=DISK_S)
+        raise
     except OSError as error:
-        raise BlobsDown from error
+        if error.errno in FULL:
+            raise BlobsFull("The server has no room for these bytes.") from error
+        raise BlobsDown("The server cannot reach its bytes; try again in a moment.") from error
+
+
+def _let_go(ended: "asyncio.Future[T]") -> None:
+    """Nobody waits for this any more: a file it has opened is closed, what it raised is known."""
+    if not ended.cancelled() and ended.exception() is None:
+        result = ended.result()
+        if isinstance(result, IOBase):
+            result.close()

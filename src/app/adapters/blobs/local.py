@@ -9,6 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -23,18 +24,18 @@ STALE_AFTER_S = 3600
 
 
 class LocalBlobStore:
-    """Whoever cannot finish an upload leaves a file behind, which a later start sweeps away."""
+    """Whoever dies in an upload leaves a file behind, which is swept away once it is old."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._incoming = folder / "incoming~"
         self._incoming.mkdir(parents=True, exist_ok=True)
-        for file in self._incoming.iterdir():
-            if file.stat().st_mtime < time.time() - STALE_AFTER_S:
-                file.unlink(missing_ok=True)
+        self._sweep()
 
     async def put(self, key: str, chunks: AsyncIterator[bytes]) -> BlobInfo:
         path = self._path(key)
+        if time.monotonic() - self._swept_at > STALE_AFTER_S:
+            await on_disk(self._sweep)
         fresh = self._incoming / secrets.token_hex(16)
         try:
             with closing(await on_disk(fresh.open, "xb")) as file:
@@ -62,7 +63,7 @@ class LocalBlobStore:
             return None
 
     async def delete(self, key: str) -> None:
-        await on_disk(self._path(key).unlink, missing_ok=True)
+        await on_disk(_remove, self._path(key))
 
     async def keys(self, prefix: str) -> AsyncIterator[str]:
         found = self._walk(self._folder / folder_of(prefix))
@@ -83,6 +84,14 @@ class LocalBlobStore:
         shard = hashlib.sha256(key.encode()).hexdigest()[:2]
         return self._folder / folder / f"{shard}~" / name
 
+    def _sweep(self) -> None:
+        self._swept_at = time.monotonic()
+        for file in self._incoming.iterdir():
+            # Its sender may be done with it by now.
+            with suppress(FileNotFoundError):
+                if file.stat().st_mtime < time.time() - STALE_AFTER_S:
+                    file.unlink()
+
     def _walk(self, folder: Path) -> Iterator[str]:
         for place, _, names in os.walk(folder):
             *folders, shard = (".", *Path(place).relative_to(self._folder).parts)
@@ -102,13 +111,34 @@ def _keep(file: BinaryIO, digest: bytes, path: Path) -> None:
     file.write(digest)
     file.flush()
     os.fsync(file.fileno())
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make(path.parent)
     Path(file.name).replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _to_disk(path.parent)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it. Its own name is kept by the folder that it lies in."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _to_disk(folder.parent)
+
+
+def _remove(path: Path) -> None:
+    """Without the flush a power cut could bring back a blob of which nobody knows any more."""
     try:
-        os.fsync(folder)
+        path.unlink()
+    except FileNotFoundError:
+        return
+    _to_disk(path.parent)
+
+
+def _to_disk(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def _inspect(path: Path) -> BlobInfo:

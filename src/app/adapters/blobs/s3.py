@@ -1,10 +1,12 @@
 """Blobs in a bucket of S3, or of anything that speaks its protocol."""
 
 import asyncio
+import base64
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
@@ -15,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from app.adapters.blobs.intake import BlobMissing, BlobsDown, check, closing, folder_of, receive
-from app.kernel.ports import BlobInfo
+from app.kernel.ports import BlobInfo, BlobLink, utc_now
 
 CHUNK_BYTES = 262_144
 PART_BYTES = 8_388_608
@@ -24,6 +26,9 @@ MAX_PARALLEL = 16
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
 ATTEMPTS = 3
+LINK_S = 900
+# SHA-256 as base64. That of a blob in parts is one of digests, and ends in their number.
+WHOLE_DIGEST_CHARS = 44
 
 FAILURES = (ClientError, BotoCoreError, OSError)
 MISSING = {"NoSuchKey", "404"}
@@ -31,13 +36,17 @@ PAST_THE_END = {"InvalidRange", "416"}
 
 
 class S3Options(msgspec.Struct, frozen=True):
-    """Where the bucket is. Without keys, boto3 looks for credentials by itself."""
+    """Where the bucket is. Without keys, boto3 looks for credentials by itself.
+
+    ``sse`` is ``AES256`` or ``aws:kms`` where the bucket shall encrypt what it keeps.
+    """
 
     bucket: str
     endpoint: str = ""
     region: str = "us-east-1"
     access_key: str = ""
     secret_key: str = ""
+    sse: str = ""
 
 
 class S3BlobStore:
@@ -48,6 +57,7 @@ class S3BlobStore:
 
     def __init__(self, options: S3Options) -> None:
         self._bucket = options.bucket
+        self._sealed = {"ServerSideEncryption": options.sse} if options.sse else {}
         self._threads = ThreadPoolExecutor(MAX_PARALLEL, "s3")
         self._s3: Any = _client(options)
 
@@ -78,15 +88,30 @@ class S3BlobStore:
             body.close()
 
     async def info(self, key: str) -> BlobInfo | None:
+        named = {**self._named(key), "ChecksumMode": "ENABLED"}
         try:
-            found = await self._call(self._s3.head_object, **self._named(key))
+            found = await self._call(self._s3.head_object, **named)
         except BlobMissing:
             return None
-        about = {name.lower(): value for name, value in found["Metadata"].items()}
-        return BlobInfo(found["ContentLength"], about.get("sha256") or await self._digest(key))
+        return BlobInfo(found["ContentLength"], _told(found) or await self._digest(key))
+
+    async def link(self, key: str, *, size_bytes: int, sha256: str) -> BlobLink:
+        checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+        bound = {**self._named(key), **self._sealed, "ChecksumSHA256": checksum}
+        url = await self._call(
+            self._s3.generate_presigned_url,
+            "put_object",
+            Params={**bound, "ContentLength": size_bytes},
+            ExpiresIn=LINK_S,
+        )
+        headers = {"content-length": str(size_bytes), "x-amz-checksum-sha256": checksum}
+        if self._sealed:
+            headers["x-amz-server-side-encryption"] = self._sealed["ServerSideEncryption"]
+        return BlobLink(url, headers, utc_now() + timedelta(seconds=LINK_S))
 
     async def delete(self, key: str) -> None:
         await self._call(self._s3.delete_object, **self._named(key))
+        await self._call(self._abort_uploads, key)
 
     async def keys(self, prefix: str) -> AsyncIterator[str]:
         folder_of(prefix)
@@ -128,7 +153,11 @@ class S3BlobStore:
 
     def _upload(self, key: str, file: IO[bytes], info: BlobInfo) -> None:
         file.seek(0)
-        named: dict[str, Any] = {**self._named(key), "Metadata": {"sha256": info.sha256}}
+        named: dict[str, Any] = {
+            **self._named(key),
+            **self._sealed,
+            "Metadata": {"sha256": info.sha256},
+        }
         if info.size_bytes <= PART_BYTES:
             self._s3.put_object(**named, Body=file.read())
             return
@@ -140,6 +169,14 @@ class S3BlobStore:
                 self._s3.abort_multipart_upload(**self._named(key), UploadId=upload)
             raise
 
+    def _abort_uploads(self, key: str) -> None:
+        """Remove what a process that was killed half way has sent: no list of keys shows it."""
+        with suppress(*FAILURES):
+            found = self._s3.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
+            for begun in found.get("Uploads", ()):
+                if begun["Key"] == key:
+                    self._s3.abort_multipart_upload(**self._named(key), UploadId=begun["UploadId"])
+
     def _upload_parts(self, key: str, file: IO[bytes], upload: str) -> None:
         named = {**self._named(key), "UploadId": upload}
         parts: list[dict[str, Any]] = []
@@ -147,6 +184,18 @@ class S3BlobStore:
             sent = self._s3.upload_part(**named, PartNumber=number, Body=chunk)
             parts.append({"PartNumber": number, "ETag": sent["ETag"]})
         self._s3.complete_multipart_upload(**named, MultipartUpload={"Parts": parts})
+
+
+def _told(found: Any) -> str:
+    """The SHA-256 that the bucket itself has computed, else the one that we put beside the bytes.
+
+    Whoever puts a blob by a link could say what they like beside it.
+    """
+    checksum = found.get("ChecksumSHA256", "")
+    if len(checksum) == WHOLE_DIGEST_CHARS:
+        return base64.b64decode(checksum).hex()
+    about = {name.lower(): value for name, value in found["Metadata"].items()}
+    return str(about.get("sha256", ""))
 
 
 class _PastTheEnd(Exception):

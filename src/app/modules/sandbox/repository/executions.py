@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final, cast
 from uuid import UUID
 
-from sqlalchemy import Row, Table, Update, bindparam, insert, select, update
+from sqlalchemy import Row, Table, Update, Uuid, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.modules.sandbox.models.executions import ExecutionRow
@@ -14,7 +14,8 @@ TABLE: Final = cast(Table, ExecutionRow.__table__)
 INSERT: Final = insert(TABLE)
 END: Final = (
     update(TABLE)
-    .where(TABLE.c.id == bindparam("the_id"))
+    # Of a foreign key, the column's own type is not known before the other table is.
+    .where(TABLE.c.id == bindparam("the_id", type_=Uuid()))
     .values(
         outcome=bindparam("the_outcome"),
         request=None,
