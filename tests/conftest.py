@@ -2,18 +2,20 @@
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
-from app.kernel.db import Database, Table
+from app.kernel.db import Database
 from app.kernel.jobs import JobBook
 from app.kernel.settings import Secret
 from app.settings import HouseSettings
-from tests import services
+from tests import services, tables
 
 if TYPE_CHECKING:
     from app.adapters.blobs.s3 import S3Options
@@ -25,14 +27,26 @@ NEEDS = {"postgres_url": "needs_postgres", "valkey_url": "needs_redis", "s3_endp
 SERVERS = {"postgres": "postgres_url", "redis": "valkey_url", "bucket": "s3_endpoint"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server, so that `just unit` can leave it out. CI runs everything."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep our order of the files. Our longest ones have few tests, and would come last."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs a server, so that `just unit` can leave it out. CI runs everything.
+
+    Several processes begin with the files of slow tests, so that the last ones are short.
+    """
     for item in items:
         names = set(getattr(item, "fixturenames", ()))
         parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
         names |= {SERVERS[v] for v in parameters if isinstance(v, str) and v in SERVERS}
         for name in names & NEEDS.keys():
             item.add_marker(NEEDS[name])
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        counts = Counter(item.path for item in items)
+        items.sort(key=lambda item: (item.path not in slow, -counts[item.path], item.path))
 
 
 @pytest.fixture(scope="session")
@@ -42,13 +56,15 @@ def postgres_socket() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def postgres_url(postgres_socket: Path) -> AsyncIterator[str]:
-    """A fresh database, as ``DATABASE_URL`` names it."""
+async def postgres_url(request: pytest.FixtureRequest, postgres_socket: Path) -> AsyncIterator[str]:
+    """A fresh database, as ``DATABASE_URL`` names it; empty, but for ``db``."""
     import asyncpg
 
     name = f"test_{uuid4().hex}"
     admin = await asyncpg.connect(host=str(postgres_socket), user="postgres", database="postgres")
-    await admin.execute(f"CREATE DATABASE {name} STRATEGY file_copy")
+    has_tables = "db" in request.fixturenames
+    source = await tables.template(admin, postgres_socket) if has_tables else "template1"
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY file_copy")
     yield f"postgresql://postgres:@/{name}?host={postgres_socket}"
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
@@ -62,7 +78,7 @@ def sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """Run the test on both databases, each empty; the URL is one that ``Database`` takes."""
+    """Run the test on both databases; the URL is one that ``Database`` takes."""
     if request.param == "sqlite":
         return request.getfixturevalue("sqlite_url")
     given = Secret(request.getfixturevalue("postgres_url"))
@@ -79,8 +95,17 @@ def book() -> JobBook:
 async def db(database_url: str, book: JobBook) -> AsyncIterator[Database]:
     """Every table that has been imported, empty, on both databases."""
     db = Database(database_url, book)
-    async with db.writer.begin() as connection:
-        await connection.run_sync(Table.metadata.create_all)
+    if db.is_embedded:
+        await tables.lay(database_url)
+    yield db
+    await db.close()
+
+
+@pytest.fixture
+async def sqlite(sqlite_url: str) -> AsyncIterator[Database]:
+    """Every table, empty, on SQLite alone; what depends on the engine takes ``db``."""
+    db = Database(sqlite_url, JobBook())
+    await tables.lay(sqlite_url)
     yield db
     await db.close()
 
@@ -114,9 +139,18 @@ def s3(s3_endpoint: str) -> "S3Options":
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real model of 390 kB that has learnt two answers; see tests/fixtures/tiny_model.py."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    script = Path(__file__).parent / "fixtures" / "tiny_model.py"
-    subprocess.run([sys.executable, script, folder], check=True, timeout=120)
-    return folder
+def tiny_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real model of 390 kB that has learnt two answers; see tests/fixtures/tiny_model.py.
+
+    It learns for seconds, so the first process of this test run to need it shares it.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if hasattr(request.config, "workerinput") else own) / "shared-models"
+    if not (shared / "tiny").exists():
+        folder = tmp_path_factory.mktemp("models")
+        script = Path(__file__).parent / "fixtures" / "tiny_model.py"
+        subprocess.run([sys.executable, script, folder / "tiny"], check=True, timeout=120)
+        # If another process was quicker, its model stays.
+        with suppress(OSError):
+            folder.rename(shared)
+    return shared / "tiny"

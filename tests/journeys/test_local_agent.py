@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+import pytest_asyncio
 
 from tests.house import AUTHORIZED, KEY, RunningServer, running_server
 from tests.waiting import until
@@ -139,14 +140,15 @@ class TestLocalAgent:
             assert await echo(client) == "Echo: hello there"
 
 
-class TestInfer:
-    @pytest.fixture
-    async def alone(self, tmp_path: Path):
-        """An agent whose router is not there."""
-        variables = {"ROUTING_ROLE": "local-agent", "ROUTING_ROUTER_URL": "http://127.0.0.1:9"}
-        async with running_server(tmp_path / "alone", **variables) as server:
-            yield server
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def alone(tmp_path_factory: pytest.TempPathFactory):
+    """An agent whose router is not there."""
+    variables = {"ROUTING_ROLE": "local-agent", "ROUTING_ROUTER_URL": "http://127.0.0.1:9"}
+    async with running_server(tmp_path_factory.mktemp("agent") / "alone", **variables) as server:
+        yield server
 
+
+class TestInfer:
     async def test_takes_a_prompt_and_a_chat(self, alone):
         async with httpx.AsyncClient(base_url=alone.base_url, headers=AUTHORIZED) as http:
             text = await http.post("/infer", json={"prompt": "hello there"})

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+import pytest_asyncio
 
 from tests.house import AUTHORIZED, KEY, running_server
 from tests.node import installed
@@ -31,12 +32,17 @@ TOOL = {
 }
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def fresh(tmp_path_factory: pytest.TempPathFactory):
+    """A server with nothing configured, for those who change nothing there."""
+    async with running_server(tmp_path_factory.mktemp("fresh") / "data") as server:
+        yield server
+
+
 @pytest.fixture
-async def client(tmp_path: Path):
-    async with (
-        running_server(tmp_path / "data") as server,
-        openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key=KEY, max_retries=0) as client,
-    ):
+async def client(fresh):
+    base_url = f"{fresh.base_url}/v1"
+    async with openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0) as client:
         yield client
 
 
@@ -142,15 +148,14 @@ class TestHangUp:
 
 
 class TestNode:
-    async def test_the_client_for_node_works_likewise(self, tmp_path: Path):
+    async def test_the_client_for_node_works_likewise(self, fresh):
         script = Path(__file__).with_name("openai_client.mjs")
         folder = installed("openai@7.55.0")
 
-        async with running_server(tmp_path / "data") as server:
-            arguments = [str(folder), f"{server.base_url}/v1", KEY, "dev/echo"]
-            ended = await asyncio.create_subprocess_exec(
-                "node", str(script), *arguments, stdout=PIPE, stderr=STDOUT
-            )
-            output, _ = await ended.communicate()
+        arguments = [str(folder), f"{fresh.base_url}/v1", KEY, "dev/echo"]
+        ended = await asyncio.create_subprocess_exec(
+            "node", str(script), *arguments, stdout=PIPE, stderr=STDOUT
+        )
+        output, _ = await ended.communicate()
 
         assert output.decode().strip() == "all as expected"

@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from app.adapters.cache.memory import MemoryCache
-from app.kernel.db import Database, Table
+from app.kernel.db import Database
 from app.kernel.jobs import JobBook
 from app.kernel.keys import Keyring
+from tests import tables
 from tests.fakes.clock import FakeClock
 from tests.modules.auth.people import BOOTSTRAP, SECRET, make_kit, served
 
@@ -60,8 +61,7 @@ def clock() -> FakeClock:
 @pytest.fixture
 async def client(sqlite_url: str, clock: FakeClock) -> AsyncIterator[httpx.AsyncClient]:
     db = Database(sqlite_url, JobBook())
-    async with db.writer.begin() as connection:
-        await connection.run_sync(Table.metadata.create_all)
+    await tables.lay(sqlite_url)
     async with served(make_kit(db, MemoryCache(), Keyring([SECRET]), clock)) as client:
         yield client
     await db.close()

@@ -6,8 +6,6 @@ import httpx
 import pytest
 
 from app.adapters.cache.memory import MemoryCache
-from app.kernel.db import Database, Table
-from app.kernel.jobs import JobBook
 from app.kernel.keys import Keyring
 from app.modules.auth.module import AuthModule
 from tests.fakes.clock import FakeClock
@@ -28,16 +26,6 @@ def keys() -> Keyring:
 @pytest.fixture
 def cache() -> MemoryCache:
     return MemoryCache()
-
-
-@pytest.fixture
-async def sqlite(sqlite_url: str) -> AsyncIterator[Database]:
-    """Every table, empty, on SQLite alone."""
-    db = Database(sqlite_url, JobBook())
-    async with db.writer.begin() as connection:
-        await connection.run_sync(Table.metadata.create_all)
-    yield db
-    await db.close()
 
 
 @pytest.fixture

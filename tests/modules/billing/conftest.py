@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.adapters.cache.memory import MemoryCache
-from app.kernel.db import Database, Table
-from app.kernel.jobs import JobBook
+from app.kernel.db import Database
 from app.modules.billing.adapters.journal import FileJournal
 from tests.modules.billing import desks
 from tests.modules.billing.desks import Desk, Office
@@ -27,16 +26,6 @@ def journal(folder: Path) -> FileJournal:
 @pytest.fixture
 def cache() -> MemoryCache:
     return MemoryCache()
-
-
-@pytest.fixture
-async def sqlite(sqlite_url: str) -> AsyncIterator[Database]:
-    """Every table, empty, on SQLite alone."""
-    db = Database(sqlite_url, JobBook())
-    async with db.writer.begin() as connection:
-        await connection.run_sync(Table.metadata.create_all)
-    yield db
-    await db.close()
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from app.modules.billing.service.reports import UsageReports
 from app.modules.billing.service.rules import Rules
 from app.modules.billing.service.store import UsageStore
 from app.modules.health.module import HealthModule
+from tests import tables
 from tests.modules.auth.people import BOOTSTRAP, SECRET, environ
 from tests.modules.billing.calls import KEY, OTHER, USER, key_of
 from tests.waiting import until
@@ -118,8 +119,7 @@ async def following(rules: Rules, *, is_heard: bool = True) -> AsyncIterator[Non
 async def served(url: str, data: Path) -> AsyncIterator[Office]:
     """Mount health, auth and billing as the composition root does."""
     db = Database(url, JobBook())
-    async with db.writer.begin() as connection:
-        await connection.run_sync(Table.metadata.create_all)
+    await tables.lay(url)
     house = House(version="0", data_dir=str(data), is_loopback=True)
     kit = Kit(db, MemoryCache(), None, Keyring([SECRET]), house)
     block = Block((HealthModule, AuthModule, BillingModule), environ(), kit, JobBook())

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 import httpx
 import pytest
 
-from tests.house import AUTHORIZED, open_house, prepare
+from tests.house import AUTHORIZED, LEAN, open_house, prepare
 from tests.scripted_upstream import scripted_upstream
 
 
@@ -34,6 +34,7 @@ async def open_client(tmp_path, one, two):
                 "EXTERNAL_TWO_KEY": "sk-two",
                 "TWO_BASE_URL": two.base_url,
                 "ROUTING_RETRIES": "0",
+                **LEAN,
                 **variables,
             }
             data = prepare(tmp_path / "data")

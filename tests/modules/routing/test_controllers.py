@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.modules.billing.adapters.journal import JournalFull
-from tests.house import AUTHORIZED, open_house, prepare
+from tests.house import AUTHORIZED, LEAN, open_house, prepare
 from tests.scripted_upstream import scripted_upstream
 
 DEEP = b'{"model":"good","x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
@@ -27,6 +27,7 @@ async def client(tmp_path, server):
         "ROUTING_RETRIES": "0",
         "ROUTING_ANSWER_LIMIT_BYTES": "1000000",
         "ROUTING_BODY_LIMIT_BYTES": "200000",
+        **LEAN,
     }
     async with open_house(prepare(tmp_path / "data"), **variables) as (house, client):
         client.headers.update(AUTHORIZED)

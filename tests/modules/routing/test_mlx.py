@@ -103,11 +103,17 @@ async def ai(child: MlxChild) -> AsyncIterator[openai.AsyncOpenAI]:
         yield ai
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def narrow(model: Path) -> AsyncIterator[MlxChild]:
-    """A child that does one thing at a time and lets one wait."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def narrow_child(model: Path) -> AsyncIterator[MlxChild]:
     async with running(model, **NARROW) as child:
         yield child
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def narrow(narrow_child: MlxChild) -> AsyncIterator[MlxChild]:
+    """A child that does one thing at a time and lets one wait; nobody else asks it anything."""
+    yield narrow_child
+    await until(lambda: is_idle(narrow_child))
 
 
 async def health(child: MlxChild) -> dict[str, object]:
@@ -437,6 +443,11 @@ async def has_nobody_waiting(child: MlxChild) -> bool:
 
 async def is_active(child: MlxChild) -> bool:
     return (await health(child))["active"] == 1
+
+
+async def is_idle(child: MlxChild) -> bool:
+    found = await health(child)
+    return (found["active"], found["waiting"]) == (0, 0)
 
 
 class TestSupervision:

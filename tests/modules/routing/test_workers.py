@@ -9,7 +9,7 @@ import pytest
 from litestar import Router
 
 from app.adapters.cache.memory import MemoryCache
-from app.kernel.db import Database, Table, uuid7
+from app.kernel.db import Database, uuid7
 from app.kernel.jobs import JobBook
 from app.kernel.keys import Keyring
 from app.kernel.module import always
@@ -88,16 +88,6 @@ class Process:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
-
-
-@pytest.fixture
-async def sqlite(sqlite_url):
-    """Every table, empty, on SQLite alone; what depends on the engine takes ``db``."""
-    db = Database(sqlite_url, JobBook())
-    async with db.writer.begin() as connection:
-        await connection.run_sync(Table.metadata.create_all)
-    yield db
-    await db.close()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import httpx
 from app.asgi import Insula
 from app.door import Door
 from app.modules.sandbox.module import SandboxModule
-from tests.house import AUTHORIZED, alive, environment, prepare
+from tests.house import AUTHORIZED, LEAN, alive, environment, prepare
 from tests.waiting import until
 
 FINAL = frozenset({"completed", "error", "timeout"})
@@ -220,7 +220,7 @@ def file(name: str, data: bytes) -> dict[str, str]:
 @asynccontextmanager
 async def open_desk(data: Path, prefix: str = "/sandbox", **variables: str) -> AsyncIterator[Desk]:
     """The house on this data, and its owner."""
-    settings = {"FEATURE_SANDBOX": "on", "SANDBOX_PREFIX": prefix, **variables}
+    settings = {**LEAN, "FEATURE_SANDBOX": "on", "SANDBOX_PREFIX": prefix, **variables}
     house = Insula(environment(prepare(data), **settings))
     door = house.door()
     transport = httpx.ASGITransport(door, raise_app_exceptions=False, client=("127.0.0.1", 5000))

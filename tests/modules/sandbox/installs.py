@@ -1,7 +1,9 @@
 """Wheels that are made here, programs in pip's place, and hosts with fewer walls."""
 
 import asyncio
+import compileall
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -9,6 +11,7 @@ import zipfile
 from io import BytesIO
 from pathlib import Path
 
+import pip
 import psutil
 
 from app.modules.sandbox.adapters.installer import Terms
@@ -108,11 +111,22 @@ class Shelf:
             archive.addfile(info, BytesIO(setup.encode()))
 
 
-class Bench:
-    """A place for sets, wheels, and programs in pip's place."""
+def compiled_pip(folder: Path) -> str:
+    """A copy of our own pip, compiled: behind the walls nothing that it compiles is kept."""
+    copied = shutil.copytree(Path(pip.__file__).parent, folder / "pip")
+    compileall.compile_dir(copied, quiet=1)
+    for path in copied.rglob("*"):
+        # The installer is another user, whatever our own habit is.
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return str(copied)
 
-    def __init__(self, folder: Path) -> None:
+
+class Bench:
+    """A place for sets, wheels, and programs in pip's place; ``pip`` is for want of one."""
+
+    def __init__(self, folder: Path, pip: str = "") -> None:
         self.folder = folder
+        self.pip = pip
         self.root = folder / "sets"
         self.shelf = Shelf(folder / "wheels")
 
@@ -121,9 +135,14 @@ class Bench:
         wheels = str(self.shelf.folder)
         return Index(variables={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels}, config_files=())
 
-    def sets(self, *, index: Index | None = None, pip: str = "", **terms) -> PackageSets:
+    def sets(self, *, index: Index | None = None, pip: str | None = None, **terms) -> PackageSets:
+        """``pip``: a program in its place; the server's own where it is empty."""
         return PackageSets(
-            str(self.root), python=PYTHON, index=index or self.index, terms=Terms(**terms), pip=pip
+            str(self.root),
+            python=PYTHON,
+            index=index or self.index,
+            terms=Terms(**terms),
+            pip=self.pip if pip is None else pip,
         )
 
     def program(self, text: str) -> str:

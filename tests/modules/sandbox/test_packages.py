@@ -11,13 +11,24 @@ from app.modules.sandbox.adapters.package_index import Index
 from app.modules.sandbox.adapters.packages import PackageSets
 from app.modules.sandbox.domain.packages import PackageInvalid
 from app.modules.sandbox.ports import TemplateFailed
-from tests.modules.sandbox.installs import QUICK, Bench, SilentIndex, without_namespaces
+from tests.modules.sandbox.installs import (
+    QUICK,
+    Bench,
+    SilentIndex,
+    compiled_pip,
+    without_namespaces,
+)
 from tests.waiting import until
 
 
+@pytest.fixture(scope="module")
+def pip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return compiled_pip(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path, pip: str) -> Bench:
+    return Bench(tmp_path, pip)
 
 
 async def read(sets: PackageSets, *packages: str) -> str:
@@ -41,7 +52,7 @@ class TestEnsure:
         bench.shelf.put("tiny", needs="other>=1")
         bench.shelf.put("other")
 
-        folder = Path(await bench.sets().ensure(("tiny",)))
+        folder = Path(await bench.sets(pip="").ensure(("tiny",)))
 
         assert (folder / "tiny.py").read_text() == "version = '1.0'\n"
         assert (folder / "other.py").exists()
@@ -275,7 +286,7 @@ class TestLandlockAlone:
     def test_installs_where_namespaces_are_refused(self, bench):
         bench.shelf.put("tiny")
 
-        said = without_namespaces(bench)
+        said = without_namespaces(bench, bench.pip)
 
         assert (Path(said.partition("FOLDER")[2].strip()) / "tiny.py").exists()
 

@@ -1,9 +1,14 @@
 """Projects over HTTP."""
 
-import pytest
+from uuid import uuid4
 
-from tests.house import AUTHORIZED, open_house, prepare
+import pytest
+import pytest_asyncio
+
+from tests.house import AUTHORIZED, LEAN, open_house, prepare
 from tests.waiting import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FIELDS = {
     "name",
@@ -34,7 +39,7 @@ class Desk:
         (self.folder / f"{name}.yaml").write_text(text)
 
     async def become_a_member(self) -> None:
-        account = {"email": "guest@example.test", "password": "correct horse battery"}
+        account = {"email": f"{uuid4()}@example.test", "password": "correct horse battery"}
         answer = await self.client.post("/api/v1/auth/register", json=account)
         self.headers = {"authorization": f"Bearer {answer.json()['access_token']}"}
 
@@ -54,22 +59,40 @@ class Desk:
     async def down(self, name: str):
         return await self.ask("POST", f"/{name}/down")
 
+    async def clear(self) -> None:
+        """Have every project down, and none but the one that is always there."""
+        self.headers = AUTHORIZED
+        for path in self.folder.iterdir():
+            path.unlink()
+        for project in (await self.ask("GET", "")).json()["projects"]:
+            assert (await self.down(project["name"])).status_code == 200
+            if project["source"] == "database":
+                assert (await self.ask("DELETE", f"/{project['name']}")).status_code == 204
 
-@pytest.fixture
-async def desk(tmp_path):
-    folder, wheels = tmp_path / "projects", tmp_path / "wheels"
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def house(tmp_path_factory):
+    """A client of one house, and that one's folder of projects."""
+    place = tmp_path_factory.mktemp("house")
+    folder, wheels = place / "projects", place / "wheels"
     folder.mkdir()
     wheels.mkdir()
     changes = {
         "SANDBOX_PROJECTS_DIR": str(folder),
         "SANDBOX_INDEX_URL": wheels.as_uri(),
         "SANDBOX_REPLICAS": "0",
+        "FEATURE_SANDBOX": "on",
     }
-    async with open_house(prepare(tmp_path / "data"), FEATURE_SANDBOX="on", **changes) as (
-        _,
-        client,
-    ):
-        yield Desk(client, folder)
+    async with open_house(prepare(place / "data"), **LEAN, **changes) as (_, client):
+        yield client, folder
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def desk(house):
+    """Its owner, who finds it as it was before other tests."""
+    desk = Desk(*house)
+    yield desk
+    await desk.clear()
 
 
 class TestList:
