@@ -141,10 +141,11 @@ METHOD = """\
 ## How it was measured
 
 - Small bodies: {rounds} rounds of {for_s} s for each kind, 16 connections of a client that writes
-  requests it has made before. A put is answered when its transaction would survive a power cut,
-  which those who wait share; the loop by hand has one writer, SQLite with `synchronous=NORMAL`, and
-  fsyncs every file. The ordinary route is Litestar with SQLAlchemy's session on the same driver and
-  server, with no key, owner, ETag or digest.
+  requests it has made before. A put is answered when its transaction would survive a power cut;
+  those who wait share a flush. The loop by hand is one writer, with SQLite's WAL as it comes
+  (`synchronous=FULL`), whose rows survive one too. The ordinary route is
+  Litestar with SQLAlchemy's session on the same driver and server, with no key, owner, ETag or
+  digest.
 - Large bodies: by hand, one process sends and one receives through a socket, computes the SHA-256
   and, for an upload, writes the file and fsyncs it. Insula does that and more; its client is the
   one that is used by hand. Resident memory grew by {large_rss_growth_mib} MiB at most.

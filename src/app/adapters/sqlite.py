@@ -33,6 +33,9 @@ KNOWN_LONG: Final = 256
 # A WAL longer than this is copied into the database, by a thread: it waits for the disk.
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 COMMITS_A_LOOK: Final = 64
+RESTART_WITHIN_S: Final = 0.1
+# As the standard library's.
+TIMEOUT_S: Final = 5.0
 # The first and the longest pause before another process's lock is tried again.
 PAUSES_S: Final = (0.001, 0.05)
 
@@ -43,7 +46,7 @@ _threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sqlite")
 class Link:
     """One connection. Its statements come one after another, from whichever thread."""
 
-    def __init__(self, path: str, timeout: float, **options: Any) -> None:
+    def __init__(self, path: str, timeout: float = TIMEOUT_S, **options: Any) -> None:
         # The wait for a lock is ours: SQLite's own would hold the event loop.
         self.raw = sqlite3.connect(path, timeout=0, **options | {"check_same_thread": False})
         self._may_stop = False
@@ -165,9 +168,15 @@ def _log_of(path: str) -> str:
 
 
 def _checkpoint(path: str) -> None:
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    """Copy the log into the database beside everybody, then begin it anew while nobody writes.
+
+    The second step has next to nothing left to copy. Without it a log under constant load would
+    never be all copied, and would grow for ever.
+    """
+    connection = sqlite3.connect(path, timeout=RESTART_WITHIN_S, isolation_level=None)
     try:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        connection.execute("PRAGMA wal_checkpoint(RESTART)")
     finally:
         connection.close()
 

@@ -166,6 +166,8 @@ class Database:
             async with self._writes.begin() as session:
                 session.info["jobs"] = self._jobs
                 yield session
+                for write in session.info.get("before_commit", ()):
+                    await write()
             if is_durable and self.is_embedded:
                 await self._until_on_disk()
         if session.info.get("deferred"):
@@ -191,6 +193,11 @@ class Database:
     async def close(self) -> None:
         await self.reader.dispose()
         await self.writer.dispose()
+
+
+def before_commit(session: AsyncSession, write: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Have something written at the end of the transaction, when all else is."""
+    session.info.setdefault("before_commit", []).append(write)
 
 
 def after_commit(session: AsyncSession, call: Callable[[], None]) -> None:

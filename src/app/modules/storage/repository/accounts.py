@@ -2,27 +2,38 @@
 
 import secrets
 from collections.abc import Collection
-from typing import Final, cast
+from functools import partial
+from typing import Any, Final, cast
 from uuid import UUID
 
-from sqlalchemy import Table, Uuid, bindparam, delete, select
+from sqlalchemy import Table, Uuid, bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.kernel.db import uuid7
+from app.kernel.db import before_commit, uuid7
 from app.modules.storage.domain.allowances import Purpose, Sums
 from app.modules.storage.models import AccountRow, KeyRow
 
 ACCOUNTS: Final = cast(Table, AccountRow.__table__)
 EPOCH_BYTES: Final = 8
-# Every change begins with it, and putting it together costs more than asking.
-_LOCK: Final = (
-    select(AccountRow)
-    .where(AccountRow.id == bindparam("the_user", type_=Uuid()))
-    .with_for_update()
-    # What the session has read before the lock may have changed until it had it.
-    .execution_options(populate_existing=True)
+SAVED: Final = (
+    "epoch",
+    "seq",
+    "floor_seq",
+    "record_bytes",
+    "record_reserved_bytes",
+    "backup_bytes",
+    "backup_reserved_bytes",
+    "backup_version",
+)
+_USER: Final = bindparam("the_user", type_=Uuid())
+# Every change begins and ends with an account: by the table, and made once.
+_LOCK: Final = select(ACCOUNTS).where(ACCOUNTS.c.id == _USER).with_for_update()
+_SAVE: Final = (
+    update(ACCOUNTS)
+    .where(ACCOUNTS.c.id == _USER)
+    .values({name: bindparam(f"new_{name}") for name in SAVED})
 )
 
 
@@ -45,7 +56,15 @@ class AccountRepository:
 
     async def lock_if_there(self, user_id: UUID) -> AccountRow | None:
         """Never make one: it could belong to somebody who is gone."""
-        return (await self._session.scalars(_LOCK, {"the_user": user_id})).one_or_none()
+        locked: dict[UUID, AccountRow] = self._session.info.setdefault("storage_accounts", {})
+        if user_id not in locked:
+            found = await self._session.execute(_LOCK, {"the_user": user_id})
+            row = found.mappings().one_or_none()
+            if row is None:
+                return None
+            account = locked[user_id] = AccountRow(**row)
+            before_commit(self._session, partial(self._save, account, _values(account)))
+        return locked[user_id]
 
     async def find(self, user_id: UUID) -> AccountRow | None:
         return await self._session.get(AccountRow, user_id)
@@ -69,6 +88,11 @@ class AccountRepository:
         self._session.add(KeyRow(id=uuid7(), user_id=user_id, key_id=key_id))
         await self._session.flush()
 
+    async def _save(self, account: AccountRow, before: dict[str, Any]) -> None:
+        values = _values(account)
+        if values != before:
+            await self._session.execute(_SAVE, {"the_user": account.id, **values})
+
     async def _open(self, user_id: UUID) -> None:
         is_postgres = self._session.get_bind().dialect.name == "postgresql"
         insert = postgres_insert if is_postgres else sqlite_insert
@@ -83,6 +107,10 @@ class AccountRepository:
             "backup_reserved_bytes": 0,
         }
         await self._session.execute(insert(ACCOUNTS).values(row).on_conflict_do_nothing())
+
+
+def _values(account: AccountRow) -> dict[str, Any]:
+    return {f"new_{name}": getattr(account, name) for name in SAVED}
 
 
 def sums_of(account: AccountRow, purpose: Purpose) -> Sums:
