@@ -50,7 +50,7 @@ from app.modules.storage.service.vectors.ledger import (
 )
 
 # What a search found may have changed before it is read; then it is sought again.
-SEARCHES_LIMIT: Final = 4
+SEARCHES_LIMIT: Final = 16
 
 
 class Vectors:
