@@ -179,6 +179,18 @@ class TestLog:
 
         await until(lambda: (tmp_path / "one.db").stat().st_size > 4_000_000)
 
+        assert (tmp_path / "one.db").stat().st_size > 4_000_000
+
+    async def test_begins_anew_under_constant_load(self, connection, tmp_path):
+        blob = text("INSERT INTO numbers VALUES (zeroblob(20000), 0)")
+
+        for _ in range(4000):
+            await connection.exec_driver_sql("BEGIN")
+            await connection.execute(blob)
+            await connection.commit()
+
+        assert (tmp_path / "one.db-wal").stat().st_size < 40_000_000
+
 
 class TestDurable:
     @pytest.fixture

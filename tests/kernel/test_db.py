@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from app.kernel.db import Database, DatabaseDown, uuid7
+from app.kernel.db import Database, DatabaseDown, before_commit, uuid7
 from app.kernel.errors import Unavailable
 from app.kernel.jobs import JobBook
 
@@ -171,6 +172,25 @@ class TestBegin:
 
         assert await count(sqlite) == 50
         await other.close()
+
+    async def test_writes_in_the_end_what_was_left_to_the_end(self, counted):
+        async with counted.begin() as session:
+            last = partial(session.execute, update(counters).values(n=counters.c.n * 10))
+            before_commit(session, last)
+            await session.execute(update(counters).values(n=7))
+
+        assert await count(counted) == 70
+
+    async def test_leaves_that_out_when_the_block_raises(self, counted):
+        async def leave_and_fail() -> None:
+            async with counted.begin() as session:
+                before_commit(session, partial(session.execute, update(counters).values(n=7)))
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            await leave_and_fail()
+
+        assert await count(counted) == 0
 
 
 class TestRead:
