@@ -192,6 +192,20 @@ class TestBegin:
 
         assert await count(counted) == 0
 
+    async def test_finishes_a_commit_that_its_caller_does_not_wait_for(self, counted):
+        async def leave() -> None:
+            asyncio.current_task().cancel()
+
+        async def write_and_leave() -> None:
+            async with counted.begin() as session:
+                await session.execute(update(counters).values(n=7))
+                before_commit(session, leave)
+
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(write_and_leave())
+
+        assert await count(counted) == 7
+
 
 class TestRead:
     async def test_sees_one_snapshot(self, counted):

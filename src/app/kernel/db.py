@@ -6,7 +6,7 @@ import sqlite3
 import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from multiprocessing.util import register_after_fork
 from typing import Any, Generic, TypeVar
@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from app.kernel.errors import Unavailable
@@ -163,11 +163,16 @@ class Database:
         a power cut too, which PostgreSQL's commit always does.
         """
         with _Translated():
-            async with self._writes.begin() as session:
-                session.info["jobs"] = self._jobs
+            session = self._writes()
+            session.info["jobs"] = self._jobs
+            try:
                 yield session
                 for write in session.info.get("before_commit", ()):
                     await write()
+            except BaseException:
+                await _to_its_end(session.run_sync(_roll_back))
+                raise
+            await _to_its_end(session.run_sync(_commit))
             if is_durable and self.is_embedded:
                 await self._until_on_disk()
         if session.info.get("deferred"):
@@ -230,6 +235,36 @@ class SingleFlight(Generic[T]):
             ended.exception()
 
 
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait until it is done, also when the caller is cancelled, however often that is."""
+    running = asyncio.create_task(work)
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        raise
+
+
+# Each by one greenlet: SQLAlchemy's own way takes three, and two tasks.
+def _commit(session: Session) -> None:
+    try:
+        session.commit()
+    except BaseException:
+        session.rollback()
+        raise
+    finally:
+        session.close()
+
+
+def _roll_back(session: Session) -> None:
+    try:
+        session.rollback()
+    finally:
+        session.close()
+
+
 class _Translated:
     """Turn "the database is gone or busy" into ``DatabaseDown``; leave every other error alone."""
 
@@ -260,6 +295,7 @@ def _sqlite(url: str, mode: str, size: int) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=BUSY_TIMEOUT_S,
         connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
+        begin=f"BEGIN {mode}",
     )
 
     query_only = f"query_only={int(mode == 'DEFERRED')}"
@@ -275,11 +311,7 @@ def _sqlite(url: str, mode: str, size: int) -> AsyncEngine:
             connection.close()
             raise
 
-    def on_begin(connection: Any) -> None:
-        connection.exec_driver_sql(f"BEGIN {mode}")
-
     event.listen(engine.sync_engine, "connect", on_connect)
-    event.listen(engine.sync_engine, "begin", on_begin)
     return engine
 
 

@@ -1,5 +1,7 @@
 """How much a tier lets in, and whose records they are."""
 
+import re
+import sqlite3
 from uuid import UUID, uuid4
 
 import pytest
@@ -185,21 +187,30 @@ def _named(value, record_id: str):
 
 
 class _Statements:
-    """The texts of what a database is asked."""
+    """The texts of what a database is asked, as SQLite itself tells them."""
 
     def __init__(self, db: Database) -> None:
         self._engines = (db.reader.sync_engine, db.writer.sync_engine)
+        self._traced: set[sqlite3.Connection] = set()
         self.texts: list[str] = []
 
     def __enter__(self) -> "_Statements":
         for engine in self._engines:
-            event.listen(engine, "before_cursor_execute", self._note)
+            event.listen(engine, "checkout", self._trace)
         return self
 
     def __exit__(self, *_: object) -> None:
         for engine in self._engines:
-            event.remove(engine, "before_cursor_execute", self._note)
+            event.remove(engine, "checkout", self._trace)
+        for connection in self._traced:
+            connection.set_trace_callback(None)
 
-    def _note(self, _connection, _cursor, statement, *_rest) -> None:
+    def _trace(self, connection, *_rest) -> None:
+        raw = connection.driver_connection.raw
+        raw.set_trace_callback(self._note)
+        self._traced.add(raw)
+
+    def _note(self, statement: str) -> None:
         if "storage_" in statement:
-            self.texts.append(statement)
+            # The values that are quoted are not of the statement.
+            self.texts.append(re.sub(r"'[^']*'", "?", statement))

@@ -12,8 +12,10 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.kernel.db import before_commit, uuid7
+from app.kernel.ports import utc_now
 from app.modules.storage.domain.allowances import Purpose, Sums
 from app.modules.storage.models import AccountRow, KeyRow
+from app.modules.storage.repository.prepared import Prepared
 
 ACCOUNTS: Final = cast(Table, AccountRow.__table__)
 EPOCH_BYTES: Final = 8
@@ -29,12 +31,9 @@ SAVED: Final = (
 )
 _USER: Final = bindparam("the_user", type_=Uuid())
 # Every change begins and ends with an account: by the table, and made once.
-_LOCK: Final = select(ACCOUNTS).where(ACCOUNTS.c.id == _USER).with_for_update()
-_SAVE: Final = (
-    update(ACCOUNTS)
-    .where(ACCOUNTS.c.id == _USER)
-    .values({name: bindparam(f"new_{name}") for name in SAVED})
-)
+_NAMES: Final = ACCOUNTS.columns.keys()
+_LOCK: Final = Prepared(select(ACCOUNTS).where(ACCOUNTS.c.id == _USER).with_for_update())
+_SAVE: Final = Prepared(update(ACCOUNTS).where(ACCOUNTS.c.id == _USER))
 
 
 class AccountRepository:
@@ -58,11 +57,10 @@ class AccountRepository:
         """Never make one: it could belong to somebody who is gone."""
         locked: dict[UUID, AccountRow] = self._session.info.setdefault("storage_accounts", {})
         if user_id not in locked:
-            found = await self._session.execute(_LOCK, {"the_user": user_id})
-            row = found.mappings().one_or_none()
-            if row is None:
+            rows = await _LOCK.rows(self._session, {"the_user": user_id})
+            if not rows:
                 return None
-            account = locked[user_id] = AccountRow(**row)
+            account = locked[user_id] = AccountRow(**dict(zip(_NAMES, rows[0], strict=True)))
             before_commit(self._session, partial(self._save, account, _values(account)))
         return locked[user_id]
 
@@ -91,7 +89,8 @@ class AccountRepository:
     async def _save(self, account: AccountRow, before: dict[str, Any]) -> None:
         values = _values(account)
         if values != before:
-            await self._session.execute(_SAVE, {"the_user": account.id, **values})
+            named = {"the_user": account.id, "updated_at": utc_now()}
+            await _SAVE.rows(self._session, values | named)
 
     async def _open(self, user_id: UUID) -> None:
         is_postgres = self._session.get_bind().dialect.name == "postgresql"
@@ -110,7 +109,7 @@ class AccountRepository:
 
 
 def _values(account: AccountRow) -> dict[str, Any]:
-    return {f"new_{name}": getattr(account, name) for name in SAVED}
+    return {name: getattr(account, name) for name in SAVED}
 
 
 def sums_of(account: AccountRow, purpose: Purpose) -> Sums:

@@ -9,10 +9,12 @@ from sqlalchemy import Table, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
 
+from app.kernel.ports import utc_now
 from app.modules.storage.domain.bodies import DOOMED, KEPT, OPEN, Draft, Part
 from app.modules.storage.models import BodyRow, PartRow
+from app.modules.storage.repository.prepared import Prepared
 
-_ADD: Final = insert(cast(Table, BodyRow.__table__))
+_ADD: Final = Prepared(insert(cast(Table, BodyRow.__table__)))
 
 
 class BodyRepository:
@@ -25,6 +27,7 @@ class BodyRepository:
 
     async def add_kept(self, draft: Draft) -> None:
         """A small body, whose bytes come with its row; without the unit of work, as it is hot."""
+        now = utc_now()
         row = {
             "id": draft.id,
             "user_id": draft.user_id,
@@ -33,8 +36,10 @@ class BodyRepository:
             "size_bytes": draft.size_bytes,
             "sha256": draft.sha256,
             "inline": draft.inline,
+            "created_at": now,
+            "updated_at": now,
         }
-        await self._session.execute(_ADD, row)
+        await _ADD.rows(self._session, row)
 
     async def find(self, body_id: UUID) -> BodyRow | None:
         return await self._session.get(BodyRow, body_id)

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.kernel.db import uuid7
 from app.modules.storage.domain.records import Revision
 from app.modules.storage.models import BodyRow, RecordRow, RevisionRow
+from app.modules.storage.repository.prepared import Prepared
 
 _RECORDS: Final = cast(Table, RecordRow.__table__)
 _REVISIONS: Final = cast(Table, RevisionRow.__table__)
@@ -65,15 +66,15 @@ _EARLIER: Final = (
 # A foreign key has no type of its own before the table it names is loaded, so it is said here.
 _USER: Final = bindparam("user", type_=Uuid())
 _RECORD: Final = bindparam("record", type_=Uuid())
-_FIND: Final = select(*_CURRENT).where(RECORDS.user_id == _USER, RECORDS.id == _RECORD)
+_FIND: Final = Prepared(select(*_CURRENT).where(RECORDS.user_id == _USER, RECORDS.id == _RECORD))
 _WITH_BYTES: Final = (
     select(*_CURRENT, BODIES.inline)
     .outerjoin_from(_RECORDS, _BODIES, BODIES.id == RECORDS.body_id)
     .where(RECORDS.user_id == _USER, RECORDS.id == _RECORD)
 )
-_ADD: Final = insert(_RECORDS)
-_REPLACE: Final = update(_RECORDS).where(RECORDS.user_id == _USER, RECORDS.id == _RECORD)
-_ARCHIVE: Final = insert(_REVISIONS)
+_ADD: Final = Prepared(insert(_RECORDS))
+_REPLACE: Final = Prepared(update(_RECORDS).where(RECORDS.user_id == _USER, RECORDS.id == _RECORD))
+_ARCHIVE: Final = Prepared(insert(_REVISIONS))
 
 
 class RecordRepository:
@@ -82,8 +83,8 @@ class RecordRepository:
 
     async def find(self, user_id: UUID, record_id: UUID) -> Revision | None:
         """The record as it is, tombstones too."""
-        row = await self._one(_FIND, {"user": user_id, "record": record_id})
-        return None if row is None else Revision(*row)
+        rows = await _FIND.rows(self._session, {"user": user_id, "record": record_id})
+        return Revision(*rows[0]) if rows else None
 
     async def with_bytes(
         self, user_id: UUID, record_id: UUID
@@ -119,7 +120,7 @@ class RecordRepository:
         return await self._many(_live(user_id, table).offset(skip).limit(limit))
 
     async def add(self, user_id: UUID, record: Revision) -> None:
-        await self._session.execute(_ADD, _values(record) | {"user_id": user_id})
+        await _ADD.rows(self._session, _values(record) | {"user_id": user_id})
 
     async def replace(self, user_id: UUID, before: Revision, after: Revision) -> None:
         """Make ``after`` the current revision, and ``before`` an earlier one."""
@@ -139,9 +140,9 @@ class RecordRepository:
             "created_at": before.created_at,
             "updated_at": after.updated_at,
         }
-        await self._session.execute(_ARCHIVE, archived)
+        await _ARCHIVE.rows(self._session, archived)
         named = {"user": user_id, "record": after.record_id}
-        await self._session.execute(_REPLACE, _values(after) | named)
+        await _REPLACE.rows(self._session, _values(after) | named)
 
     async def trim(
         self, user_id: UUID, record_id: UUID, before_rev: int, spared_rev: int
