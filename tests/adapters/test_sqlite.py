@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from app.adapters.sqlite import Link
 from app.kernel.db import Database, DatabaseDown
 from app.kernel.jobs import JobBook
 from tests.waiting import until
@@ -165,6 +166,19 @@ class TestLock:
             await connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         other.close()
+
+    async def test_is_let_go_with_a_connection_whose_statement_is_still_held(self, tmp_path):
+        link = Link(str(tmp_path / "one.db"), isolation_level=None)
+        link.raw.execute("CREATE TABLE numbers (n INTEGER)")
+        link.raw.execute("BEGIN IMMEDIATE")
+        held = link.raw.execute("INSERT INTO numbers VALUES (1), (2) RETURNING n")
+
+        link.close()
+
+        other = sqlite3.connect(tmp_path / "one.db", isolation_level=None, timeout=0)
+        other.execute("BEGIN IMMEDIATE")
+        other.close()
+        del held
 
 
 class TestLog:

@@ -62,7 +62,12 @@ class Link:
 
     def ask(self, text: str, work: Callable[[], T]) -> T:
         """Run a statement here while it is short, else in a thread."""
+        # SQLAlchemy insists on an await, even where there is nothing to wait for.
         return await_only(self._ask(text, work))
+
+    async def rows(self, text: str, parameters: Sequence[Any]) -> list[Any]:
+        """Run a statement the same way for a coroutine, and fetch what it answers."""
+        return await self._ask(text, lambda: self.raw.execute(text, parameters).fetchall())
 
     def ask_aside(self, work: Callable[[], T]) -> T:
         """Run it in a thread."""
@@ -79,10 +84,18 @@ class Link:
     def close(self) -> None:
         """Close now, or as soon as the thread that works with it is done."""
         if self._running is None or self._running.done():
-            self.raw.close()
+            self._let_go()
         else:
             self.raw.interrupt()
-            self._running.add_done_callback(lambda _: self.raw.close())
+            self._running.add_done_callback(lambda _: self._let_go())
+
+    def _let_go(self) -> None:
+        """Roll back, then close: a connection that is closed lives on, and keeps its locks, while
+        anybody holds a statement of its own, be it a traceback.
+        """
+        with suppress(sqlite3.Error):
+            self.raw.rollback()
+        self.raw.close()
 
     async def _ask(self, text: str, work: Callable[[], T]) -> T:
         if text not in self._long:
@@ -299,6 +312,9 @@ class Connection(AdaptedConnection):
     def cursor(self) -> Cursor:
         return Cursor(self._connection)
 
+    def begin(self, text: str) -> None:
+        self._connection.ask(text, lambda: self._connection.raw.execute(text))
+
     def commit(self) -> None:
         self._connection.commit()
 
@@ -341,8 +357,10 @@ class Dialect(SQLiteDialect_pysqlite):
     is_async = True
     supports_statement_cache = True
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, begin: str = "", **options: Any) -> None:
+        """``begin`` is what opens a transaction; by itself SQLite's driver opens it late."""
         super().__init__(**options)
+        self._begin = begin
         self._flushes: dict[str, Flush] = {}
 
     @classmethod
@@ -355,6 +373,10 @@ class Dialect(SQLiteDialect_pysqlite):
 
     def get_driver_connection(self, connection: Any) -> Any:
         return connection.driver_connection
+
+    def do_begin(self, dbapi_connection: Any) -> None:
+        if self._begin:
+            dbapi_connection.begin(self._begin)
 
     async def until_on_disk(self, path: str) -> None:
         """Return when all that is committed now would survive a power cut.
