@@ -1,13 +1,14 @@
 """The ciphers, against the vectors of others."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 from insula_vault import IntegrityError, XChaCha20Poly1305
-from insula_vault.aead import ALGORITHMS, hchacha20
+from insula_vault.aead import ALGORITHMS, HChaCha20
 from tests.vault.vectors import cases
 
 
@@ -61,14 +62,33 @@ class TestHChaCha20:
         key = bytes(range(32))
         nonce = bytes.fromhex("000000090000004a0000000031415927")
 
-        assert hchacha20(key, nonce).hex() == (
+        assert HChaCha20(key).derive(nonce).hex() == (
             "82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc"
         )
 
     def test_takes_a_nonce_whose_counter_is_full(self):
         nonce = b"\xff" * 16
 
-        assert len(hchacha20(os.urandom(32), nonce)) == 32
+        assert len(HChaCha20(os.urandom(32)).derive(nonce)) == 32
+
+    def test_depends_on_nothing_derived_before(self):
+        key = os.urandom(32)
+        nonces = [os.urandom(16) for _ in range(4)]
+        derived = HChaCha20(key)
+
+        assert [derived.derive(nonce) for nonce in nonces] == [
+            HChaCha20(key).derive(nonce) for nonce in nonces
+        ]
+
+    def test_lends_itself_to_one_thread_at_a_time(self):
+        nonces = [os.urandom(16) for _ in range(2000)]
+        derived = HChaCha20(bytes(32))
+        alone = [derived.derive(nonce) for nonce in nonces]
+
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(derived.derive, nonces))
+
+        assert together == alone
 
 
 class TestAlgorithm:

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
@@ -14,8 +15,11 @@ from insula_vault.errors import AlgorithmMissing, IntegrityError
 
 KEY_BYTES = 32
 TAG_BYTES = 16
-_CONSTANTS = struct.unpack("<4I", b"expand 32-byte k")
+NONCE_BYTES = 16
+_FOUR, _EIGHT, _BLOCK = struct.Struct("<4I"), struct.Struct("<8I"), struct.Struct("<16I")
+_CONSTANTS = _FOUR.unpack(b"expand 32-byte k")
 _WORD = 0xFFFFFFFF
+_ZEROS = bytes(_BLOCK.size)
 
 
 class Cipher(Protocol):
@@ -26,26 +30,35 @@ class Cipher(Protocol):
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
 
 
-def hchacha20(key: bytes, nonce: bytes) -> bytes:
-    """Derive 32 bytes from a key and 16 bytes (draft-irtf-cfrg-xchacha-03, 2.2).
+class HChaCha20:
+    """Derives 32 bytes from a key and 16 bytes (draft-irtf-cfrg-xchacha-03, 2.2).
 
     ChaCha20 adds its initial state to what its rounds have made. HChaCha20 does not, and gives
-    only words whose initial state is public: here it is subtracted again.
+    only words whose initial state is public: here it is subtracted again. Making the cipher costs
+    ten times what a block does, so it is made once, and lent to one thread at a time.
     """
-    block = RawCipher(algorithms.ChaCha20(key, nonce), mode=None).encryptor().update(bytes(64))
-    words = struct.unpack("<16I", block)
-    initial = _CONSTANTS + struct.unpack("<4I", nonce)
-    mixed = (
-        (word - was) & _WORD for word, was in zip(words[:4] + words[12:], initial, strict=True)
-    )
-    return struct.pack("<8I", *mixed)
+
+    def __init__(self, key: bytes) -> None:
+        cipher = RawCipher(algorithms.ChaCha20(key, bytes(NONCE_BYTES)), mode=None)
+        self._blocks = cipher.encryptor()
+        self._lock = Lock()
+
+    def derive(self, nonce: bytes) -> bytes:
+        with self._lock:
+            self._blocks.reset_nonce(nonce)
+            block = self._blocks.update(_ZEROS)
+        words = _BLOCK.unpack(block)
+        initial = _CONSTANTS + _FOUR.unpack(nonce)
+        public = words[:4] + words[12:]
+        mixed = [(word - was) & _WORD for word, was in zip(public, initial, strict=True)]
+        return _EIGHT.pack(*mixed)
 
 
 class XChaCha20Poly1305:
     """ChaCha20-Poly1305 with nonces so long that random ones never meet (24 bytes)."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self._derived = HChaCha20(key)
 
     def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
         cipher, short = self._inner(nonce)
@@ -59,7 +72,7 @@ class XChaCha20Poly1305:
     def _inner(self, nonce: bytes) -> tuple[ChaCha20Poly1305, bytes]:
         if len(nonce) != 24:
             raise ValueError("A nonce of XChaCha20-Poly1305 has 24 bytes.")
-        return ChaCha20Poly1305(hchacha20(self._key, nonce[:16])), bytes(4) + nonce[16:]
+        return ChaCha20Poly1305(self._derived.derive(nonce[:16])), bytes(4) + nonce[16:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +85,30 @@ class Algorithm:
     cipher: Callable[[bytes], Cipher]
 
     def seal(self, key: bytes, nonce: bytes, data: bytes, bound: bytes) -> bytes:
-        return self._with(key).encrypt(nonce, data, bound)
+        return self.keyed(key).encrypt(nonce, data, bound)
 
     def open(self, key: bytes, nonce: bytes, data: bytes, bound: bytes) -> bytes:
         """IntegrityError when data, nonce, key or anything bound is not what was sealed."""
-        try:
-            return self._with(key).decrypt(nonce, data, bound)
-        except InvalidTag:
-            raise IntegrityError(
-                "A sealed body does not open: it, or what it was bound to, was changed."
-            ) from None
+        return opened(self.keyed(key), nonce, data, bound)
 
-    def _with(self, key: bytes) -> Cipher:
+    def keyed(self, key: bytes) -> Cipher:
+        """For whoever opens many bodies of one key."""
         try:
             return self.cipher(key)
         except UnsupportedAlgorithm:
             raise AlgorithmMissing(
                 f"{self.name} needs OpenSSL 3.2 or newer; XChaCha20-Poly1305 works everywhere."
             ) from None
+
+
+def opened(cipher: Cipher, nonce: bytes, data: bytes, bound: bytes) -> bytes:
+    """IntegrityError as in ``Algorithm.open``."""
+    try:
+        return cipher.decrypt(nonce, data, bound)
+    except InvalidTag:
+        raise IntegrityError(
+            "A sealed body does not open: it, or what it was bound to, was changed."
+        ) from None
 
 
 XCHACHA20_POLY1305: Final = Algorithm(1, "XChaCha20-Poly1305", 24, XChaCha20Poly1305)

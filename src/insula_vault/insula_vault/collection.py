@@ -205,8 +205,5 @@ def _nearest(
     if not by_id:
         return []
     scores = cosines(query, load_numpy().stack([vector for vector, _ in by_id.values()]))
-    hits = [
-        Hit(item_id, float(score), data)
-        for (item_id, (_, data)), score in zip(by_id.items(), scores, strict=True)
-    ]
-    return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:top_k]
+    nearest = sorted(zip((-scores).tolist(), by_id, strict=True))[:top_k]
+    return [Hit(item_id, -far, by_id[item_id][1]) for far, item_id in nearest]

@@ -3,12 +3,12 @@
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from insula_vault.dcpe import Dcpe, load_numpy
 from insula_vault.encoding import from_base64, pack, unpack
-from insula_vault.envelope import open_sealed, read_header, seal
+from insula_vault.envelope import Opener, read_header, seal
 from insula_vault.errors import CollectionChanged, IntegrityError, VaultError
 from insula_vault.keys import RootKey
 
@@ -74,6 +74,8 @@ class Sealer:
     root: RootKey
     user_id: str
     definition: Definition
+    # One for each epoch: a search opens fifty items with the same key.
+    _openers: dict[int, Opener] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -86,14 +88,15 @@ class Sealer:
 
     def open(self, item_id: str, sealed: bytes) -> "tuple[int, Vectors, bytes]":
         """The item's epoch, its exact vector and its data."""
-        key_id = read_header(sealed)[0].key_id
+        read = read_header(sealed)
+        key_id = read[0].key_id
         epoch = int(key_id) if key_id.isdecimal() else 0
         if epoch > self.definition.epoch:
             raise CollectionChanged(f"Collection {self.name} has a newer key: open it again.")
         if epoch not in self.definition.epochs:
             raise IntegrityError(f"Item {item_id} is of epoch {key_id}, which has ended.")
         bound = self.definition.bound(self.user_id, item_id, epoch)
-        fields = unpack(open_sealed(self._key(epoch), sealed, bound))
+        fields = unpack(self._opener(epoch).open(read, sealed, bound))
         if len(fields) != 2 or len(fields[0]) != 4 * self.definition.dimension:
             raise IntegrityError(f"Item {item_id} has a vector of another length.")
         vector: Vectors = load_numpy().frombuffer(fields[0], dtype="<f4")
@@ -108,6 +111,11 @@ class Sealer:
     def tags(self, tags: Mapping[str, str]) -> dict[str, str]:
         """Names as they are, values so that the server can only compare them."""
         return {name: self.root.tag(self.name, name, value) for name, value in tags.items()}
+
+    def _opener(self, epoch: int) -> Opener:
+        if epoch not in self._openers:
+            self._openers[epoch] = Opener(self._key(epoch))
+        return self._openers[epoch]
 
     def _key(self, epoch: int) -> bytes:
         return self.root.derive("vector", self.name, str(epoch))

@@ -16,11 +16,8 @@ _LENGTH = struct.Struct(">I")
 
 def pack(*fields: bytes | str) -> bytes:
     """Join fields with their lengths before them: no two lists of fields give the same bytes."""
-    parts = []
-    for field in fields:
-        data = field.encode() if isinstance(field, str) else field
-        parts += [_LENGTH.pack(len(data)), data]
-    return b"".join(parts)
+    data = [field.encode() if isinstance(field, str) else field for field in fields]
+    return b"".join([part for one in data for part in (_LENGTH.pack(len(one)), one)])
 
 
 def unpack(data: bytes) -> list[bytes]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from insula_vault.aead import ALGORITHMS, TAG_BYTES, XCHACHA20_POLY1305, Algorithm
+from insula_vault.aead import ALGORITHMS, TAG_BYTES, XCHACHA20_POLY1305, Algorithm, Cipher, opened
 from insula_vault.encoding import pack, unpack
 from insula_vault.errors import IntegrityError
 
@@ -93,9 +93,24 @@ def seal(
 
 def open_sealed(key: bytes, sealed: bytes, bound: Sequence[str]) -> bytes:
     """Decrypt what ``seal`` made; IntegrityError when anything of it was changed."""
-    header, size = read_header(sealed)
-    is_whole = header.kind == WHOLE and len(header.nonce) == header.algorithm.nonce_bytes
-    if not is_whole or len(sealed) < size + TAG_BYTES:
-        raise IntegrityError("A sealed body is damaged, or is a stream.")
-    associated = bound_bytes(sealed[:size], bound)
-    return header.algorithm.open(key, header.nonce, sealed[size:], associated)
+    return Opener(key).open(read_header(sealed), sealed, bound)
+
+
+class Opener:
+    """Opens bodies of one key, and prepares each of its ciphers once."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._ciphers: dict[int, Cipher] = {}
+
+    def open(self, read: tuple[Header, int], sealed: bytes, bound: Sequence[str]) -> bytes:
+        """As ``open_sealed``, for whoever has read the header to know the key."""
+        header, size = read
+        is_whole = header.kind == WHOLE and len(header.nonce) == header.algorithm.nonce_bytes
+        if not is_whole or len(sealed) < size + TAG_BYTES:
+            raise IntegrityError("A sealed body is damaged, or is a stream.")
+        code = header.algorithm.code
+        if code not in self._ciphers:
+            self._ciphers[code] = header.algorithm.keyed(self._key)
+        associated = bound_bytes(sealed[:size], bound)
+        return opened(self._ciphers[code], header.nonce, sealed[size:], associated)
