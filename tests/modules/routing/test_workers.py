@@ -17,7 +17,6 @@ from app.modules.auth.api import Principal
 from app.modules.routing.adapters.seals import AesGcmSeal
 from app.modules.routing.adapters.workers import open_worker
 from app.modules.routing.controllers.workers import WorkerController
-from app.modules.routing.domain.addresses import EndpointForbidden
 from app.modules.routing.domain.workers import (
     NameTaken,
     Registration,
@@ -31,6 +30,7 @@ from app.modules.routing.models import WorkerRow
 from app.modules.routing.ports import Ask, Deadlines
 from app.modules.routing.repository import WorkerRepository
 from app.modules.routing.service.workers import USER_LIMIT, Workers
+from app.outbound.addresses import EndpointForbidden
 from tests.fakes.clock import FakeClock
 from tests.fakes.upstream import FakeUpstream
 from tests.modules.auth.people import BOOTSTRAP, SECRET, make_kit, served

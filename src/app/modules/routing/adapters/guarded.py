@@ -1,22 +1,9 @@
-"""HTTP to a server whose URL a user chose.
-
-What may be connected to is decided on the address of each connection, after the name was looked up.
-So a name that leads elsewhere the next time it is asked for gains nothing.
-"""
-
-import socket
+"""HTTP to a server whose URL a user chose."""
 
 import aiohttp
 
-from app.kernel import log
 from app.modules.routing.adapters.aiohttp import KEEP_S, AiohttpClient
-from app.modules.routing.domain.addresses import is_forbidden, peer_address
-
-_log = log.get("routing")
-
-
-class AddressRefused(OSError):
-    """The name leads to an address that this URL may not lead to."""
+from app.outbound.sockets import guarded_socket
 
 
 class GuardedClient(AiohttpClient):
@@ -34,7 +21,7 @@ class GuardedClient(AiohttpClient):
         super().__init__(
             name, base_url, answer_limit_bytes=answer_limit_bytes, max_connections=max_connections
         )
-        self._may_be_private = may_be_private
+        self._make_socket = guarded_socket(name, may_be_private=may_be_private)
 
     def _session(self) -> aiohttp.ClientSession:
         if self._opened is None:
@@ -43,7 +30,7 @@ class GuardedClient(AiohttpClient):
                     limit=self._max_connections,
                     keepalive_timeout=KEEP_S,
                     ttl_dns_cache=10,
-                    socket_factory=self._socket,
+                    socket_factory=self._make_socket,
                 ),
                 headers={"content-type": "application/json", "accept-encoding": "identity"},
                 auto_decompress=False,
@@ -52,11 +39,3 @@ class GuardedClient(AiohttpClient):
                 skip_auto_headers=("User-Agent", "Accept"),
             )
         return self._opened
-
-    def _socket(self, found: aiohttp.AddrInfoType) -> socket.socket:
-        """Make the socket of a connection, unless it may not be connected to its address."""
-        family, kind, protocol, _, peer = found
-        if is_forbidden(peer_address(str(peer[0])), may_be_private=self._may_be_private):
-            _log.warning("routing.address-refused", upstream=self._name, address=peer[0])
-            raise AddressRefused("the address is not allowed")
-        return socket.socket(family, kind, protocol)

@@ -18,7 +18,6 @@ from app.kernel.db import Database
 from app.kernel.errors import Unavailable
 from app.kernel.ports import Clock
 from app.modules.auth.api import Principal
-from app.modules.routing.domain.addresses import checked_url
 from app.modules.routing.domain.workers import (
     HEARTBEAT_S,
     MISSES_LIMIT,
@@ -34,6 +33,7 @@ from app.modules.routing.domain.workers import (
 from app.modules.routing.models import WorkerRow
 from app.modules.routing.ports import Guest, Seal, Source, Upstream
 from app.modules.routing.repository import WorkerRepository
+from app.outbound.addresses import checked_url
 
 LOOK_EVERY_S: Final = 2.0
 # Calls may still be running at a worker that has left the choice.

@@ -1,0 +1,1 @@
+"""The one guard of every request to a URL that a user chose."""
