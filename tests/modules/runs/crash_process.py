@@ -15,6 +15,7 @@ from app.adapters.cache.memory import MemoryCache
 from app.kernel.db import Database, Table
 from app.kernel.jobs import JobBook
 from app.modules.runs.api import Ended, Kind
+from app.modules.runs.domain import Search
 from tests.modules.runs import works
 
 STEPS = 3
@@ -66,7 +67,7 @@ async def live(folder: Path, made: Kind, point: int) -> None:
         (folder / "ready").touch()
     db.commits, db.point = 0, point
     async with works.opened(db, MemoryCache(), made) as module:
-        runs = await module.runs.page(works.ANNA, None, None, None, 9)
+        runs = await module.runs.page(Search(works.ANNA))
         run = runs[0] if runs else await works.started(module, db)
         run = await works.ended(module, run)
         events = await works.log(module, run)

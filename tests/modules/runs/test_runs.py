@@ -9,6 +9,7 @@ from sqlalchemy import func, select, update
 
 from app.kernel.errors import Invalid
 from app.modules.runs.api import Ended, Kind, News, NoSuchRun, NotAwaiting, Wish
+from app.modules.runs.domain import Search
 from app.modules.runs.models import EventRow, RunRow
 from app.modules.runs.service.runs import KeyReused
 from tests.fakes.clock import FakeClock
@@ -48,7 +49,7 @@ class TestWork:
                     raise ZeroDivisionError
             await ended(module, await started(module, house, "other"))
 
-            assert await module.runs.page(ANNA, "test", None, None, 9) == []
+            assert await module.runs.page(Search(ANNA, "test")) == []
         assert gate.begun == 0
 
     @pytest.mark.parametrize(
@@ -340,6 +341,27 @@ class TestCancel:
             await until(lambda: gate.cancelled)
             assert story(await log(module, run)) == ["pending", "running", "cancelled"]
 
+    async def test_leaves_the_work_in_peace_to_tidy_up(self, house, cache):
+        begun, tidied = asyncio.Event(), asyncio.Event()
+
+        async def work(turn):
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                # Longer than the news of the end are on their way, which tell it a second time.
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                tidied.set()
+
+        async with opened(house, cache, Kind("test", work)) as module:
+            run = await started(module, house)
+            await begun.wait()
+
+            await module.runs.cancel(ANNA, run.id)
+
+            await until(tidied.is_set)
+
     async def test_of_one_that_has_not_begun_lets_it_never_begin(self, house, cache):
         gate = Gate()
         async with opened(house, cache, Kind("test", gate.work, parallel=1)) as module:
@@ -449,6 +471,36 @@ class TestFollow:
                 await anext(module.runs.follow(BERT, run.id, after_seq=0))
 
 
+class TestPage:
+    async def test_is_of_one_kind_one_title_and_some_states(self, house, cache):
+        async with opened(house, cache, Kind("test", at_once), Kind("other", at_once)) as module:
+            wanted = [await started(module, house, title="a") for _ in range(2)]
+            other = [await started(module, house, title="b"), await started(module, house, "other")]
+            for run in (*wanted, *other):
+                await ended(module, run)
+
+            search = Search(ANNA, "test", "a", ("completed",), offset=1, limit=9)
+            found = await module.runs.page(search)
+
+        assert [run.id for run in found] == [wanted[0].id]
+
+
+class TestTally:
+    async def test_counts_the_runs_of_a_kind_by_how_far_they_are(self, house, cache):
+        gate = Gate()
+        kinds = (Kind("test", at_once), Kind("slow", gate.work))
+        async with opened(house, cache, *kinds) as module:
+            for _ in range(2):
+                await ended(module, await started(module, house))
+            await started(module, house, "slow")
+
+            of_test = await module.runs.tally(ANNA, "test")
+            of_slow = await module.runs.tally(ANNA, "slow")
+            of_bert = await module.runs.tally(BERT, "test")
+
+        assert (of_test, of_slow, of_bert) == ({"completed": 2}, {"running": 1}, {})
+
+
 class TestSweep:
     async def rows(self, db) -> tuple[int, int]:
         async with db.read() as session:
@@ -467,7 +519,7 @@ class TestSweep:
 
             await module.runs.sweep(keep=timedelta(minutes=30), keep_count=99)
 
-            found = {run.id for run in await module.runs.page(ANNA, None, None, None, 9)}
+            found = {run.id for run in await module.runs.page(Search(ANNA))}
             assert found == {alive.id, young.id}
             with pytest.raises(NoSuchRun):
                 await module.runs.get(ANNA, old.id)
@@ -480,6 +532,6 @@ class TestSweep:
 
             await module.runs.sweep(keep=timedelta(days=1), keep_count=2)
 
-            found = [run.id for run in await module.runs.page(ANNA, None, None, None, 9)]
+            found = [run.id for run in await module.runs.page(Search(ANNA))]
             assert found == [mine[3].id, mine[2].id]
             assert (await module.runs.get(BERT, theirs.id)).status == "completed"

@@ -13,9 +13,19 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.kernel.errors import Conflict, NotFound
-from app.modules.runs.domain import Ending, Event, Recovery, Status
+from app.modules.runs.domain import (
+    EFFECT_BEGUN,
+    EFFECT_DONE,
+    Ending,
+    Event,
+    Recovery,
+    Search,
+    Status,
+)
 
 __all__ = [
+    "EFFECT_BEGUN",
+    "EFFECT_DONE",
     "Ended",
     "Event",
     "Kind",
@@ -26,6 +36,7 @@ __all__ = [
     "RunLog",
     "RunLost",
     "Runs",
+    "Search",
     "Status",
     "Turn",
     "Wish",
@@ -174,4 +185,12 @@ class RunLog(Protocol):
 
     def follow(self, user_id: UUID, run_id: UUID, *, after_seq: int) -> AsyncIterator[Event]:
         """Every event after this one, those to come included, until the run has ended."""
+        ...
+
+    async def page(self, search: Search) -> list[Run]:
+        """The runs that fit, newest first."""
+        ...
+
+    async def tally(self, user_id: UUID, kind: str) -> dict[Status, int]:
+        """How many runs of this kind a user has, by how far they are; those with none left out."""
         ...

@@ -14,7 +14,7 @@ from litestar.status_codes import HTTP_200_OK
 from app.kernel.db import Page
 from app.kernel.errors import Invalid
 from app.modules.auth.api import Principal
-from app.modules.runs.domain import Event, Status
+from app.modules.runs.domain import Event, Search, Status
 from app.modules.runs.schemas import RunRead, event_frame
 from app.modules.runs.service.runs import RunService
 
@@ -44,8 +44,14 @@ class RunController(Controller):
         cursor: FromQuery[str | None] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)] = 50,
     ) -> Page[RunRead]:
-        before = _cursor(cursor)
-        runs = await run_service.page(principal.user_id, kind, status, before, limit)
+        search = Search(
+            principal.user_id,
+            kind,
+            statuses=(status,) if status else (),
+            before=_cursor(cursor),
+            limit=limit,
+        )
+        runs = await run_service.page(search)
         following = str(runs[-1].id) if len(runs) == limit else None
         return Page([RunRead.of(run) for run in runs], following)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias
+from uuid import UUID
 
 import msgspec
 
@@ -34,6 +35,18 @@ class Event(msgspec.Struct, frozen=True):
     name: str
     data: dict[str, Any]
     at_ms: int
+
+
+class Search(msgspec.Struct, frozen=True):
+    """Which of a user's runs: ``None`` and nothing leave it open. ``before`` is a run's id."""
+
+    user_id: UUID
+    kind: str | None = None
+    title: str | None = None
+    statuses: tuple[Status, ...] = ()
+    before: UUID | None = None
+    offset: int = 0
+    limit: int = 50
 
 
 class Effects(msgspec.Struct):

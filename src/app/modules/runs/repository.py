@@ -25,7 +25,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.kernel.db import Timestamp, uuid7
 from app.modules.runs.api import News, Run, Wish
-from app.modules.runs.domain import FINAL, LIVE, STATUS, Event, Status, sources_of
+from app.modules.runs.domain import FINAL, LIVE, STATUS, Event, Search, Status, sources_of
 from app.modules.runs.models import EventRow, RunRow
 
 EVENTS_A_PAGE = 500
@@ -143,24 +143,27 @@ class RunRepository:
         mine = and_(RunRow.id == run_id, RunRow.user_id == user_id)
         return (await self._session.scalars(select(RunRow).where(mine))).one_or_none()
 
-    async def page(
-        self,
-        user_id: UUID,
-        kind: str | None,
-        status: Status | None,
-        before: UUID | None,
-        limit: int,
-    ) -> list[RunRow]:
+    async def page(self, search: Search) -> list[RunRow]:
         """A user's runs, newest first."""
-        wanted = [RunRow.user_id == user_id]
-        if kind is not None:
-            wanted.append(RunRow.kind == kind)
-        if status is not None:
-            wanted.append(RunRow.status == status)
-        if before is not None:
-            wanted.append(RunRow.id < before)
-        statement = select(RunRow).where(*wanted).order_by(RunRow.id.desc()).limit(limit)
-        return list(await self._session.scalars(statement))
+        wanted = [RunRow.user_id == search.user_id]
+        if search.kind is not None:
+            wanted.append(RunRow.kind == search.kind)
+        if search.title is not None:
+            wanted.append(RunRow.title == search.title)
+        if search.statuses:
+            wanted.append(RunRow.status.in_(search.statuses))
+        if search.before is not None:
+            wanted.append(RunRow.id < search.before)
+        found = select(RunRow).where(*wanted).order_by(RunRow.id.desc())
+        return list(await self._session.scalars(found.offset(search.offset).limit(search.limit)))
+
+    async def tally(self, user_id: UUID, kind: str) -> dict[Status, int]:
+        counted = (
+            select(RunRow.status, func.count())
+            .where(RunRow.user_id == user_id, RunRow.kind == kind)
+            .group_by(RunRow.status)
+        )
+        return {row[0]: row[1] for row in await self._session.execute(counted)}
 
     async def events(self, run_id: UUID, after_seq: int) -> list[Event]:
         """A page of a run's log."""

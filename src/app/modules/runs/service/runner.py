@@ -108,7 +108,8 @@ class Runner:
         """The run was ended: stop its work, if it is here."""
         self._ready.pop(run_id, None)
         found = self._turns.get(run_id)
-        if found is not None:
+        # The news of an end come twice; to be told again would break off what tidies up.
+        if found is not None and not found[1].cancelling():
             found[1].cancel()
 
     def asks(self, run_id: UUID) -> bool:

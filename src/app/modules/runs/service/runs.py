@@ -14,7 +14,7 @@ from app.kernel.db import Database, after_commit
 from app.kernel.errors import Conflict, Unavailable
 from app.kernel.jobs import emit
 from app.modules.runs.api import Kind, News, NoSuchRun, NotAwaiting, Run, Wish
-from app.modules.runs.domain import FINAL, Event, Status
+from app.modules.runs.domain import FINAL, Event, Search, Status
 from app.modules.runs.models import RunRow
 from app.modules.runs.repository import RunRepository, may_end
 from app.modules.runs.service.news import RunNews
@@ -97,18 +97,14 @@ class RunService:
             raise NoSuchRun(f"There is no run {run_id}.")
         return run_of(row)
 
-    async def page(
-        self,
-        user_id: UUID,
-        kind: str | None,
-        status: Status | None,
-        before: UUID | None,
-        limit: int,
-    ) -> list[Run]:
+    async def page(self, search: Search) -> list[Run]:
         async with self._db.read() as session:
-            repository = RunRepository(session, self._clock())
-            rows = await repository.page(user_id, kind, status, before, limit)
+            rows = await RunRepository(session, self._clock()).page(search)
         return [run_of(row) for row in rows]
+
+    async def tally(self, user_id: UUID, kind: str) -> dict[Status, int]:
+        async with self._db.read() as session:
+            return await RunRepository(session, self._clock()).tally(user_id, kind)
 
     async def follow(self, user_id: UUID, run_id: UUID, *, after_seq: int) -> AsyncIterator[Event]:
         with self._news.following(run_id) as moved:
