@@ -1,8 +1,8 @@
 """`python -m benchmarks`: measure, and write docs/benchmarks/gateway.json and gateway.md.
 
 `python -m benchmarks.truth` does the same for truth.json, which the page shows too;
-`python -m benchmarks sandbox` measures what scripts cost, instead, and `storage` what the store
-costs.
+`python -m benchmarks sandbox` measures what scripts cost, instead, `storage` what the store costs,
+and `flows` what graphs of agents cost.
 """
 
 import argparse
@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import build, figures, hangups, measure, memory, page, starts
+from benchmarks.flows.__main__ import main as measure_flows
 from benchmarks.machine import machine, own_versions
 from benchmarks.processes import BenchError
 from benchmarks.sandbox.__main__ import main as measure_sandbox
 from benchmarks.storage.__main__ import main as measure_storage
 from benchmarks.targets import Places, Street
 
-OTHERS = {"sandbox": measure_sandbox, "storage": measure_storage}
+OTHERS = {"flows": measure_flows, "sandbox": measure_sandbox, "storage": measure_storage}
 
 
 def main() -> int:

@@ -33,7 +33,8 @@ LEAN = {"FEATURE_STORAGE": "off"}
 def environment(data: Path, **changes: str) -> dict[str, str]:
     """Variables of a quiet, offline house with a known owner's key and cheap password hashes.
 
-    The sandbox is off where no test asks for it: it starts processes.
+    The sandbox is off where no test asks for it: it starts processes; and so are flows, whose many
+    routes every start would pay for.
     """
     return {
         "APP_DATA": str(data),
@@ -41,6 +42,7 @@ def environment(data: Path, **changes: str) -> dict[str, str]:
         "ROUTING_OLLAMA": "off",
         "LOG_LEVEL": "warning",
         "FEATURE_SANDBOX": "off",
+        "FEATURE_FLOWS": "off",
         "AUTH_ARGON_MEMORY_KIB": "19456",
         "AUTH_ARGON_ITERATIONS": "2",
         **changes,

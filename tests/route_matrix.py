@@ -25,6 +25,7 @@ MATRIX = "matrix"
 LEFT = "left.txt"
 CALLERS = ("theirs", "other tenant", "read-only key", "inference key", "revoked key", "no key")
 STORAGE = ("/api/v1/storage", "/api/v1/backup")
+FLOWS = "/spine/"
 NOTHING = hashlib.sha256().hexdigest()
 DESTINATION = Path(__file__).parents[1] / "docs" / "routes.md"
 HEAD = """# Routes
@@ -76,7 +77,9 @@ class Cast:
             "run_id": await self._run(theirs),
             "name": DEFAULT_NAME,
         }
-        if "{execution_id:" in path:
+        if path.startswith(FLOWS):
+            self.ids |= await self._flows(theirs)
+        elif "{execution_id:" in path:
             self.ids |= {"execution_id": await self._execution(theirs), "name": LEFT}
         if path.startswith(STORAGE):
             self.ids |= await self._stored(theirs)
@@ -92,6 +95,20 @@ class Cast:
         body = {"code": f"save_artifact({LEFT!r}, b'left')"}
         answer = await self._client.post("/sandbox/execute?wait=1", json=body, headers=theirs)
         return answer.json()["execution_id"]
+
+    async def _flows(self, theirs: dict[str, str]) -> dict[str, str]:
+        """A flow, an execution of it that has ended or soon will, and an agent."""
+        flow_id, agent_id = f"flow-{self._number}", f"agent-{self._number}"
+        nothing = {"id": "all", "type": "input"}
+        flow = {"flow_id": flow_id, "name": "Nothing", "nodes": [nothing]}
+        await self._client.post("/spine/flows", json=flow, headers=theirs)
+        order = {"flow_id": flow_id}
+        started = await self._client.post("/spine/flows/execute", json=order, headers=theirs)
+        agent = {"agent_id": agent_id, "name": "Nobody", "endpoint": "https://agents.example.org"}
+        resting = {**agent, "is_active": False}
+        await self._client.post("/spine/agents", json=resting, headers=theirs)
+        execution_id = started.json()["execution_id"]
+        return {"flow_id": flow_id, "agent_id": agent_id, "execution_id": execution_id}
 
     async def _stored(self, theirs: dict[str, str]) -> dict[str, str]:
         """One of everything that storage keeps; a tier above the lowest may have it."""
@@ -141,10 +158,8 @@ async def matrix() -> dict[tuple[str, str], dict[str, int]]:
     """Call every route as every caller."""
     table = {}
     with tempfile.TemporaryDirectory() as folder:
-        async with open_house(prepare(Path(folder) / "data"), FEATURE_SANDBOX="on") as (
-            house,
-            client,
-        ):
+        features = {"FEATURE_SANDBOX": "on", "FEATURE_FLOWS": "on"}
+        async with open_house(prepare(Path(folder) / "data"), **features) as (house, client):
             house.kit.use(Runs).offer(Kind(MATRIX, _nothing))
             for number, (method, path) in enumerate(all_routes(house)):
                 cast = Cast(house, client, number)

@@ -30,6 +30,8 @@ PUBLIC = {
     "POST /api/v1/auth/prelogin",
     "POST /api/v1/auth/refresh",
     "GET /sandbox/health",
+    "GET /spine/health",
+    "GET /spine/api/v1/health",
 }
 NEEDS = {"auth": "Authenticator", "billing": "Meter", "runs": "Runs"}
 
@@ -37,7 +39,8 @@ NEEDS = {"auth": "Authenticator", "billing": "Meter", "runs": "Runs"}
 class TestModules:
     @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.name)
     async def test_one_off_alone_boots_or_says_what_is_missed(self, kind, tmp_path):
-        flag = {"FEATURE_SANDBOX": "on", f"FEATURE_{kind.name.upper()}": "off"}
+        flag = {"FEATURE_SANDBOX": "on", "FEATURE_FLOWS": "on"}
+        flag[f"FEATURE_{kind.name.upper()}"] = "off"
         data = prepare(tmp_path / "data")
 
         if kind.name in NEEDS:

@@ -29,6 +29,7 @@ from app.kernel.mount import Block, mount
 from app.kernel.settings import SettingsError, load
 from app.modules.auth.module import AuthModule
 from app.modules.billing.module import BillingModule
+from app.modules.flows.module import FlowsModule
 from app.modules.health.module import HealthModule
 from app.modules.orchestration.module import OrchestrationModule
 from app.modules.routing.module import RoutingModule
@@ -47,6 +48,7 @@ MODULES: tuple[type[Module], ...] = (
     RoutingModule,
     StorageModule,
     SandboxModule,
+    FlowsModule,
     OrchestrationModule,
     *(point.load() for point in entry_points(group="app.modules")),
 )

@@ -23,9 +23,9 @@ from app.modules.storage.models import (
     UploadRow,
 )
 from tests import tables
-from tests.modules.storage.mortals import NEVER, Death, Fate, MortalDatabase, MortalStore
 from tests.modules.storage.scripts import DELETED, RECORDS, SCRIPTS, Caller, Deed, held
 from tests.modules.storage.stockrooms import PART_BYTES, Stockroom, people
+from tests.mortals import NEVER, Death, Fate, MortalDatabase, MortalStore
 
 DEEDS = st.builds(
     Deed,

@@ -1,5 +1,6 @@
-"""What other modules may see of auth: the principal of a request, and who finds it."""
+"""What other modules may see of auth: the principal of a request, who finds it, and whose it is."""
 
+from datetime import datetime
 from typing import Final, Literal, Protocol
 from uuid import UUID
 
@@ -48,6 +49,23 @@ class Principal(msgspec.Struct, frozen=True):
 
     def may_use(self, model: str) -> bool:
         return self.models is None or model in self.models
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """An account, as its user may see it."""
+
+    user_id: UUID
+    email: str
+    role: Role
+    created_at: datetime
+
+
+class Profiles(Protocol):
+    """Who users are."""
+
+    async def profile_of(self, user_id: UUID) -> Profile:
+        """The account; ``InvalidCredentials`` when it is gone."""
+        ...
 
 
 class Authenticator(Protocol):

@@ -23,7 +23,7 @@ from app.kernel.jobs import Job
 from app.kernel.module import Command, Kit, Module, always
 from app.kernel.settings import SettingsError
 from app.modules.auth.adapters import open_hasher, open_signer
-from app.modules.auth.api import Authenticator
+from app.modules.auth.api import Authenticator, Profiles
 from app.modules.auth.controllers.accounts import AccountController
 from app.modules.auth.controllers.caller import principal_of
 from app.modules.auth.controllers.keys import ApiKeyController
@@ -78,7 +78,7 @@ class AuthModule(Module):
         self._metrics_door = MetricsDoor(self.authenticator, page) if page else None
 
     def exports(self) -> dict[type, object]:
-        return {Authenticator: self.authenticator}
+        return {Authenticator: self.authenticator, Profiles: self.accounts}
 
     def dependencies(self) -> dict[str, Provide]:
         return {

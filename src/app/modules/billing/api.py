@@ -10,10 +10,11 @@ import msgspec
 from app.modules.auth.api import Principal
 from app.modules.billing.domain.faults import BudgetSpent, LimitReached
 from app.modules.billing.domain.limits import Tier
-from app.modules.billing.domain.standings import Remaining
+from app.modules.billing.domain.standings import Allowance, Remaining
 from app.modules.billing.domain.usage import Outcome, Usage
 
 __all__ = [
+    "Allowance",
     "BudgetSpent",
     "Claim",
     "LimitReached",
@@ -76,4 +77,8 @@ class Tiers(Protocol):
 
     async def tier_of(self, principal: Principal) -> Tier | None:
         """The caller's tier; ``None`` for an owner, whom no tier limits."""
+        ...
+
+    async def own(self, principal: Principal) -> tuple[Tier | None, list[Allowance]]:
+        """The caller's tier, and what each of their limits leaves at this moment."""
         ...

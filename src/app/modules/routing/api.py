@@ -27,7 +27,13 @@ class Completions(Protocol):
     """Models, asked as ``POST /v1/chat/completions`` asks them, and on the same bill."""
 
     async def complete(
-        self, principal: Principal, model: str, prompt: str, *, call_key: str = ""
+        self,
+        principal: Principal,
+        model: str,
+        prompt: str,
+        *,
+        system_prompt: str = "",
+        call_key: str = "",
     ) -> Completion:
         """Ask one thing, for ``principal`` and within their limits.
 

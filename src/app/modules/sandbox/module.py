@@ -32,6 +32,7 @@ from app.modules.sandbox.adapters import (
     open_seal,
 )
 from app.modules.sandbox.adapters.cli import add_arguments, command
+from app.modules.sandbox.api import Scripts
 from app.modules.sandbox.controllers import (
     AboutController,
     ExecuteController,
@@ -43,6 +44,7 @@ from app.modules.sandbox.service.executions import KIND, Executions
 from app.modules.sandbox.service.executor import Executor
 from app.modules.sandbox.service.pools import Pools
 from app.modules.sandbox.service.projects import Projects
+from app.modules.sandbox.service.scripts import SandboxScripts
 from app.modules.sandbox.service.shelf import Shelf
 from app.modules.sandbox.service.views import Views
 from app.modules.sandbox.settings import SandboxSettings
@@ -82,8 +84,14 @@ class SandboxModule(Module):
         live = self.executor.live
         self.executions = Executions(kit.db, runs, self.pools, self.executor, kit.use(Tiers))
         self.views = Views(kit.db, runs, kit.use(RunLog), live, shelf)
+        self.scripts = SandboxScripts(
+            self.executions, self.views, has_gateway=self.executor.has_gateway
+        )
         runs.offer(Kind(KIND, self.executor.work, recovery="continue", parallel=PARALLEL))
         self._tasks: list[asyncio.Task[None]] = []
+
+    def exports(self) -> dict[type, object]:
+        return {Scripts: self.scripts}
 
     def handlers(self) -> tuple[ControllerRouterHandler, ...]:
         controllers = [AboutController, ExecuteController, ExecutionController, ProjectController]

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.kernel.db import Database
 from app.kernel.errors import Conflict, Forbidden
 from app.kernel.ports import Clock
-from app.modules.auth.api import InvalidCredentials, Principal
+from app.modules.auth.api import InvalidCredentials, Principal, Profile
 from app.modules.auth.domain import (
     Credential,
     Device,
@@ -124,6 +124,10 @@ class AccountService:
         if user is None:
             raise InvalidCredentials
         return user
+
+    async def profile_of(self, user_id: UUID) -> Profile:
+        user = await self.profile(user_id)
+        return Profile(user.id, user.email, user.role, user.created_at)
 
     async def change_password(
         self,

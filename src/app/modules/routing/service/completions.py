@@ -58,11 +58,20 @@ class ModelCompletions:
         self._default_model = default_model
 
     async def complete(
-        self, principal: Principal, model: str, prompt: str, *, call_key: str = ""
+        self,
+        principal: Principal,
+        model: str,
+        prompt: str,
+        *,
+        system_prompt: str = "",
+        call_key: str = "",
     ) -> Completion:
         principal.require("inference")
         name = await self._name(principal, model)
-        asked = {"model": name, "messages": [{"role": "user", "content": prompt}]}
+        messages = [{"role": "user", "content": prompt}]
+        if system_prompt:
+            messages.insert(0, {"role": "system", "content": system_prompt})
+        asked = {"model": name, "messages": messages}
         body = msgspec.json.encode(asked)
         order = Order(principal, "chat/completions", body, read_envelope(body))
         with _known_as(call_key):

@@ -36,6 +36,7 @@ class MortalDatabase:
     def __init__(self, inner: Database, fate: Fate) -> None:
         self._inner = inner
         self._fate = fate
+        self.is_embedded = inner.is_embedded
 
     @asynccontextmanager
     async def begin(self, *, is_durable: bool = False) -> AsyncIterator[Any]:

@@ -1,0 +1,98 @@
+"""The results as a page."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from benchmarks.flows.measure import NODES, P99, P99_HAND, WALL, WALL_HAND
+from benchmarks.page import DOCS, HEAD, read, table, write
+from benchmarks.processes import BenchError
+from benchmarks.verdicts import Results, Verdict, number
+
+__all__ = ["DOCS", "PAGE", "RATIOS", "RESULTS", "publish", "read", "readme_table", "write"]
+
+RESULTS = "flows.json"
+PAGE = "flows.md"
+WALL_MOST: Final = 2.5
+RATIOS: Final = {"wall": (WALL, WALL_HAND), "p99": (P99, P99_HAND)}
+
+INTRODUCTION = """\
+# What flows cost
+
+This page is written by `just bench flows`. Everything ran on one machine, side by side: an Insula
+that `python -m app` started, embedded, and the same calls by bare asyncio. Read the ratios: they
+are formed inside a round and carry over to other machines.
+"""
+METHOD = """\
+## How it was measured
+
+- {rounds} rounds of {executions} executions of a chain of {nodes} nodes, each a call to an agent
+  over HTTP that answers at once, in a process of its own.
+- Insula: every execution is started by a request of its own, over 16 connections, and kept before
+  it is answered; each node's begin and end is committed, with its input, its output and two events;
+  the agent counts as one that may not be called twice. Wall time is from the first request until
+  all have completed. The p99 is from an execution's start to its end, waiting included: all of them
+  are started as fast as they are taken on.
+- By hand: 32 coroutines in one process, aiohttp, and one row committed for each node in SQLite's
+  WAL with `synchronous=NORMAL`, which is what Insula has there. Its p99 is of the execution alone,
+  32 at a time.
+- The hypervisor took {stolen_cores} cores away (median over the rounds).
+"""
+
+
+def verdicts(results: Results) -> Iterator[Verdict]:
+    cells, effort = results["cells"], results["effort"]
+    wall_s, hand_s = (cells[name]["median"] for name in (WALL, WALL_HAND))
+    rate, hand_rate = (effort["executions"] / took_s for took_s in (wall_s, hand_s))
+    measured = results["ratios"]["wall"]
+    yield Verdict(
+        f"{effort['executions']} executions of {NODES} nodes, wall time",
+        f"≤ {WALL_MOST} x",
+        f"{measured:.3g} x ({number(wall_s)} s, {number(rate)}/s)",
+        f"{number(hand_s)} s, {number(hand_rate)}/s (asyncio, aiohttp and a row for each node)",
+        measured <= WALL_MOST,
+    )
+    own, hand = (cells[name]["median"] * 1e3 for name in (P99, P99_HAND))
+    yield Verdict(
+        "p99 of one execution, all of them started at once",
+        "",
+        f"{number(own)} ms",
+        f"{number(hand)} ms (32 at a time)",
+        None,
+    )
+
+
+def render(results: Results) -> str:
+    """The whole page."""
+    found = list(verdicts(results))
+    parts = [
+        INTRODUCTION,
+        table(HEAD, (verdict.row for verdict in found)),
+        METHOD.format(nodes=NODES, **results["effort"], **results["facts"]),
+        _machine(results),
+    ]
+    return "\n".join(parts)
+
+
+def publish(folder: Path = DOCS) -> None:
+    """Write the page from what a run has left in `folder`."""
+    results = read(RESULTS, folder)
+    if results is None:
+        raise BenchError("Nothing has been measured yet: leave --page-only out.")
+    (folder / PAGE).write_text(render(results))
+
+
+def readme_table() -> str:
+    """The first table of the page, from the committed results."""
+    results = read(RESULTS)
+    if results is None:
+        return "Not measured yet."
+    return table(HEAD, (verdict.row for verdict in verdicts(results))).rstrip()
+
+
+def _machine(results: Results) -> str:
+    rows = [*results["machine"].items(), *results["versions"].items()]
+    rows.append(("measured", f"{results['measured_at']}, {results['mode']}"))
+    return "## Machine and versions\n\n" + table(
+        ("", ""), ((name, str(value)) for name, value in rows)
+    )
