@@ -12,7 +12,7 @@ from benchmarks.processes import BenchError
 
 
 async def run(
-    rows: Path, url: str, *, executions: int, nodes: int, at_once: int
+    rows: Path, url: str, synchronous: str, *, executions: int, nodes: int, at_once: int
 ) -> tuple[float, list[float]]:
     """Seconds for all executions, and for each of them. A node waits for the one before it.
 
@@ -20,8 +20,7 @@ async def run(
     """
     database = sqlite3.connect(rows, isolation_level=None)
     database.execute("PRAGMA journal_mode=WAL")
-    # What is committed survives the end of the process, which is what a node of Insula's does.
-    database.execute("PRAGMA synchronous=NORMAL")
+    database.execute(f"PRAGMA synchronous={synchronous}")
     database.execute("CREATE TABLE nodes (execution INTEGER, node INTEGER, output TEXT)")
     waiting = list(range(executions))
     took: list[float] = []

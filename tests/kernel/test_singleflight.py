@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.kernel.db import SingleFlight
+from app.kernel.ports import SingleFlight
 from tests.waiting import until
 
 

@@ -69,6 +69,17 @@ class Link:
         """Run a statement the same way for a coroutine, and fetch what it answers."""
         return await self._ask(text, lambda: self.raw.execute(text, parameters).fetchall())
 
+    async def write(self, text: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement for each of these rows: here while they are few, else in a thread."""
+
+        def work() -> None:
+            self.raw.executemany(text, rows)
+
+        if len(rows) > MANY_ROWS:
+            await self._patiently(work)
+        else:
+            await self._ask(text, work)
+
     def ask_aside(self, work: Callable[[], T]) -> T:
         """Run it in a thread."""
         return await_only(self._patiently(work))

@@ -1,10 +1,13 @@
-"""What every module may need from outside, and more than one technology can give."""
+"""What every module may need from outside, and one question of all who ask the same at once."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Mapping
 from datetime import UTC, datetime
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
+
+T = TypeVar("T")
 
 Clock: TypeAlias = Callable[[], datetime]
 
@@ -75,3 +78,28 @@ class BlobLinks(Protocol):
     async def link(self, key: str, *, size_bytes: int, sha256: str) -> BlobLink:
         """Allow exactly these bytes (``sha256`` in hex) to be put under ``key``, for a while."""
         ...
+
+
+class SingleFlight(Generic[T]):
+    """Asks once for each key, however many wait for the answer.
+
+    A memory whose entry has grown old is missed by every caller at once. Who leaves does not end
+    the question for the others; a failure is everybody's.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, asyncio.Task[T]] = {}
+
+    async def join(self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Wait for the answer that is on its way for this key, else ask."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = asyncio.create_task(ask())
+            flight.add_done_callback(lambda ended: self._land(key, ended))
+        return await asyncio.shield(flight)
+
+    def _land(self, key: Hashable, ended: "asyncio.Task[T]") -> None:
+        del self._flights[key]
+        if not ended.cancelled():
+            # Whoever waited has it raised; if all have left, it is nobody's.
+            ended.exception()

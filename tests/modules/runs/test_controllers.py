@@ -4,38 +4,49 @@ import json
 from uuid import UUID, uuid4
 
 import pytest
+import pytest_asyncio
 
-from app.modules.runs.api import Kind, Runs, Wish
-from tests.house import AUTHORIZED, open_house, prepare
+from app.modules.runs.api import Ended, Kind, Runs, Turn, Wish
+from tests.house import open_house, prepare
 from tests.modules.runs.works import Gate, at_once
 from tests.waiting import until
 
-EMAIL = {"password": "correct horse battery"}
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Desk:
-    """The house with kinds of runs, and its owner."""
+    """The house with kinds of runs, and one of its users at a time."""
 
     def __init__(self, house, client) -> None:
         self.client = client
         self.house = house
         self.runs = house.kit.use(Runs)
-        self.gate = Gate()
-        self.owner_id = None
-
-    async def open(self) -> None:
         self.runs.offer(Kind("test", at_once))
-        self.runs.offer(Kind("gate", self.gate.work))
-        answer = await self.client.get("/api/v1/auth/me", headers=AUTHORIZED)
-        self.owner_id = answer.json()["id"]
+        self.runs.offer(Kind("gate", self._wait))
+
+    async def begin(self) -> None:
+        """Be somebody who has no runs, at a gate that nobody has come to."""
+        self.gate = Gate()
+        self.headers = await self.somebody()
+        answer = await self.client.get("/api/v1/auth/me", headers=self.headers)
+        self.user_id = UUID(answer.json()["id"])
+
+    async def somebody(self) -> dict[str, str]:
+        """The headers of a new user."""
+        body = {"email": f"{uuid4().hex}@example.org", "password": "correct horse battery"}
+        answer = await self.client.post("/api/v1/auth/register", json=body)
+        return {"authorization": f"Bearer {answer.json()['access_token']}"}
 
     async def start(self, kind: str = "test") -> str:
         async with self.house.kit.db.begin() as session:
-            run, _ = await self.runs.start(session, Wish(UUID(self.owner_id), kind, title="one"))
+            run, _ = await self.runs.start(session, Wish(self.user_id, kind, title="one"))
         return str(run.id)
 
     async def get(self, path: str, **headers: str):
-        return await self.client.get(f"/api/v1/runs{path}", headers=AUTHORIZED | headers)
+        return await self.client.get(f"/api/v1/runs{path}", headers=self.headers | headers)
+
+    async def cancel(self, run_id: object):
+        return await self.client.post(f"/api/v1/runs/{run_id}/cancel", headers=self.headers)
 
     async def ended(self, run_id: str) -> dict:
         async def found():
@@ -44,13 +55,22 @@ class Desk:
 
         return await until(found)
 
+    async def _wait(self, turn: Turn) -> Ended:
+        return await self.gate.work(turn)
 
-@pytest.fixture
-async def desk(tmp_path):
-    async with open_house(prepare(tmp_path / "data")) as (house, client):
-        found = Desk(house, client)
-        await found.open()
-        yield found
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_desk(tmp_path_factory):
+    async with open_house(prepare(tmp_path_factory.mktemp("house") / "data")) as (house, client):
+        yield Desk(house, client)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def desk(one_desk):
+    """One house for all tests of this file, and somebody else in each."""
+    await one_desk.begin()
+    yield one_desk
+    one_desk.gate.may_end.set()
 
 
 def frames(text: str) -> list[tuple[str, str, dict]]:
@@ -134,15 +154,15 @@ class TestCancel:
         run_id = await desk.start("gate")
         await until(lambda: desk.gate.begun)
 
-        answer = await desk.client.post(f"/api/v1/runs/{run_id}/cancel", headers=AUTHORIZED)
-        again = await desk.client.post(f"/api/v1/runs/{run_id}/cancel", headers=AUTHORIZED)
+        answer = await desk.cancel(run_id)
+        again = await desk.cancel(run_id)
 
         assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
         assert again.json() == answer.json()
         await until(lambda: desk.gate.cancelled)
 
     async def test_an_unknown_one_is_not_found(self, desk):
-        answer = await desk.client.post(f"/api/v1/runs/{uuid4()}/cancel", headers=AUTHORIZED)
+        answer = await desk.cancel(uuid4())
 
         assert answer.status_code == 404
 
@@ -150,9 +170,7 @@ class TestCancel:
 class TestOthers:
     async def test_see_nothing_of_it_and_change_nothing(self, desk):
         run_id = await desk.start("gate")
-        body = EMAIL | {"email": "bert@example.org"}
-        answer = await desk.client.post("/api/v1/auth/register", json=body)
-        bert = {"authorization": f"Bearer {answer.json()['access_token']}"}
+        bert = await desk.somebody()
         path = f"/api/v1/runs/{run_id}"
 
         seen = [

@@ -1,5 +1,6 @@
 """Statements about runs and their events."""
 
+from collections import namedtuple
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -23,7 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from app.kernel.db import Timestamp, uuid7
+from app.kernel.db import Prepared, Timestamp, uuid7
 from app.modules.runs.api import News, Run, Wish
 from app.modules.runs.domain import FINAL, LIVE, STATUS, Event, Search, Status, sources_of
 from app.modules.runs.models import EventRow, RunRow
@@ -33,14 +34,21 @@ TITLE_LIMIT_CHARS = 200
 # By the tables, and made once: through the classes, and made for each change, a statement takes
 # four times as long as SQLite does.
 _RUNS: Final = cast(Table, RunRow.__table__)
-INSERT_RUN: Final = insert(_RUNS)
-INSERT_EVENT: Final = insert(cast(Table, EventRow.__table__))
+INSERT_RUN: Final = Prepared(insert(_RUNS))
+INSERT_EVENT: Final = Prepared(insert(cast(Table, EventRow.__table__)))
+_Changed: Final = namedtuple("_Changed", _RUNS.columns.keys())  # type: ignore[misc]  # the table's
+
+
+def _is_in(statuses: Collection[Status]) -> ColumnElement[bool]:
+    """One by one: how long a list is would have to be seen at each execution."""
+    return or_(*(_RUNS.c.status == one for one in sorted(statuses)))
+
 
 _HELD: Final = and_(
     _RUNS.c.id == bindparam("the_id"),
     _RUNS.c.fence == bindparam("the_fence"),
     _RUNS.c.worker == bindparam("the_worker"),
-    _RUNS.c.status.in_(LIVE),
+    _is_in(LIVE),
 )
 _ASKED: Final = and_(
     _RUNS.c.id == bindparam("the_id"),
@@ -58,10 +66,10 @@ _OLDEST_PENDING: Final = (
 Condition: TypeAlias = Literal["held", "may_ask", "asked", "asked_and_held", "may_end", "oldest"]
 _CONDITIONS: Final[Mapping[Condition, ColumnElement[bool]]] = {
     "held": _HELD,
-    "may_ask": and_(_HELD, _RUNS.c.status.in_(sources_of("awaiting"))),
+    "may_ask": and_(_HELD, _is_in(sources_of("awaiting"))),
     "asked": _ASKED,
     "asked_and_held": and_(_ASKED, _HELD),
-    "may_end": and_(_RUNS.c.id == bindparam("the_id"), _RUNS.c.status.in_(sources_of("cancelled"))),
+    "may_end": and_(_RUNS.c.id == bindparam("the_id"), _is_in(sources_of("cancelled"))),
     "oldest": and_(_RUNS.c.id == _OLDEST_PENDING, _RUNS.c.status == "pending"),
 }
 # What a change makes of what is there, in place of a value that is given.
@@ -117,11 +125,11 @@ class RunRepository:
         }
         values = msgspec.structs.asdict(run) | more
         if wish.idempotency_key is None:
-            await self._session.execute(INSERT_RUN, values)
+            await INSERT_RUN.rows(self._session, values)
         else:
             try:
                 async with self._session.begin_nested():
-                    await self._session.execute(INSERT_RUN, values)
+                    await INSERT_RUN.rows(self._session, values)
             except IntegrityError:
                 return None
         await self._write(run.id, run.last_seq, said)
@@ -274,12 +282,17 @@ class RunRepository:
     ) -> RunRow | None:
         """Change a run and write its events. Its row is locked, so that no number is left out."""
         changed = {f"new_{name}": value for name, value in values.items()}
-        found = await self._session.execute(
-            _change(match.condition, tuple(values)),
-            {**match.values, **changed, "new_events": len(news), "new_updated_at": self._now},
-        )
-        row = cast(RunRow | None, found.one_or_none())
-        if row is not None and news:
+        named = {**match.values, **changed, "new_events": len(news), "new_updated_at": self._now}
+        if match.condition == "oldest":
+            # A list of kinds is as long as it is: there is no one statement to prepare.
+            asked = await self._session.execute(_statement("oldest", tuple(values)), named)
+            found: Sequence[Sequence[Any]] = asked.all()
+        else:
+            found = await _change(match.condition, tuple(values)).rows(self._session, named)
+        if not found:
+            return None
+        row = cast(RunRow, _Changed(*found[0]))
+        if news:
             await self._write(row.id, row.last_seq, news)
         return row
 
@@ -290,7 +303,7 @@ class RunRepository:
             | {"id": uuid7(), "created_at": self._now, "updated_at": self._now}
             for number, one in enumerate(news)
         ]
-        await self._session.execute(INSERT_EVENT, rows)
+        await INSERT_EVENT.write(self._session, rows)
 
 
 def held(hold: Hold) -> Match:
@@ -305,8 +318,13 @@ def may_end(run_id: UUID) -> Match:
 
 
 @cache
-def _change(condition: Condition, names: tuple[str, ...]) -> ReturningUpdate[Any]:
-    """The statement that changes these columns; there are as many as verbs."""
+def _change(condition: Condition, names: tuple[str, ...]) -> Prepared:
+    """What changes these columns; there are as many as verbs."""
+    return Prepared(_statement(condition, names))
+
+
+@cache
+def _statement(condition: Condition, names: tuple[str, ...]) -> ReturningUpdate[Any]:
     changed = {name: _MADE.get(name, bindparam(f"new_{name}")) for name in names}
     asks = {"question_seq": _RUNS.c.last_seq + 1} if condition == "may_ask" else {}
     counted = {

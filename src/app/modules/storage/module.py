@@ -23,7 +23,7 @@ from typing import Any
 from litestar.di import NamedDependency, Provide
 
 from app.kernel.jobs import Job
-from app.kernel.module import Command, Kit, Module
+from app.kernel.module import Command, Kit, Module, Provider
 from app.kernel.ports import BlobLinks
 from app.modules.billing.api import Tiers
 from app.modules.storage.adapters import open_index
@@ -168,7 +168,7 @@ def known(service: object) -> Provide:
     def after(principal: NamedDependency[Any]) -> object:  # noqa: ARG001 - it is waited for
         return service
 
-    return Provide(after, sync_to_thread=False)
+    return Provider(after, sync_to_thread=False)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,8 @@ from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
-from app.kernel.db import Database, SingleFlight
-from app.kernel.ports import Clock
+from app.kernel.db import Database
+from app.kernel.ports import Clock, SingleFlight
 from app.modules.auth.api import InvalidCredentials, Principal
 from app.modules.auth.domain import KEY_PREFIX, fingerprint, is_jwt_shaped, is_well_formed_key
 from app.modules.auth.models import ApiKeyRow, UserRow

@@ -13,9 +13,9 @@ from uuid import UUID
 import msgspec
 
 from app.kernel import log
-from app.kernel.db import Database, SingleFlight
+from app.kernel.db import Database
 from app.kernel.errors import Unavailable
-from app.kernel.ports import Cache
+from app.kernel.ports import Cache, SingleFlight
 from app.modules.auth.api import Principal
 from app.modules.billing.domain.limits import DEFAULT_TIER, Bounds, Tier, bounds_of
 from app.modules.billing.domain.standings import Standing

@@ -34,6 +34,7 @@ SHOWN_CHARS: Final = 100
 # Paths below /flows that are no flow's.
 RESERVED: Final = frozenset(("execute", "my-flows"))
 SETTINGS: Final = frozenset(NodeSettings.__struct_fields__)
+NO_SETTINGS: Final = NodeSettings()
 TASKS: Final[Mapping[str, type[LlmTask] | type[CodeTask] | type[FlowTask]]] = {
     "llm": LlmTask,
     "code": CodeTask,
@@ -95,7 +96,7 @@ def is_id(text: str) -> bool:
 def settings_of(node: Node) -> NodeSettings:
     """What every kind of node has in its ``config``. ``FlowInvalid``."""
     given = {name: value for name, value in node.config.items() if name in SETTINGS}
-    return _converted(node, given, NodeSettings)
+    return _converted(node, given, NodeSettings) if given else NO_SETTINGS
 
 
 def task_of(node: Node) -> Task | None:

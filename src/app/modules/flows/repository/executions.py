@@ -9,15 +9,15 @@ from sqlalchemy import Table, Uuid, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.kernel.db import uuid7
+from app.kernel.db import Prepared, uuid7
 from app.modules.flows.domain.executions import NodeState, NodeStatus
 from app.modules.flows.models.executions import ExecutionRow, NodeRow
 
 # By the tables, and made once: through the classes, SQLAlchemy takes twice as long and more.
 EXECUTIONS: Final = cast(Table, ExecutionRow.__table__)
 NODES: Final = cast(Table, NodeRow.__table__)
-INSERT: Final = insert(EXECUTIONS)
-END: Final = (
+INSERT: Final = Prepared(insert(EXECUTIONS))
+END: Final = Prepared(
     update(EXECUTIONS)
     # Of a foreign key, the column's own type is not known before the other table is.
     .where(EXECUTIONS.c.id == bindparam("the_id", type_=Uuid()))
@@ -38,9 +38,11 @@ _CHANGING: Final = (
     "updated_at",
 )
 _UPSERTS: Final = {
-    name: statement.on_conflict_do_update(
-        index_elements=[NODES.c.execution_id, NODES.c.node_id],
-        set_={column: statement.excluded[column] for column in _CHANGING},
+    name: Prepared(
+        statement.on_conflict_do_update(
+            index_elements=[NODES.c.execution_id, NODES.c.node_id],
+            set_={column: statement.excluded[column] for column in _CHANGING},
+        )
     )
     for name, statement in (
         ("sqlite", sqlite.insert(NODES)),
@@ -54,7 +56,7 @@ class ExecutionRepository:
         self._session = session
 
     async def add(self, values: Mapping[str, Any]) -> None:
-        await self._session.execute(INSERT, values)
+        await INSERT.rows(self._session, values)
 
     async def owned(self, user_id: UUID, run_id: UUID) -> ExecutionRow | None:
         mine = select(ExecutionRow).where(
@@ -86,14 +88,14 @@ class ExecutionRepository:
             }
             for state in states
         ]
-        await self._session.execute(_UPSERTS[dialect], rows)
+        await _UPSERTS[dialect].write(self._session, rows)
 
     async def end(
         self, execution_id: UUID, output: bytes | None, duration_ms: int, now: datetime
     ) -> None:
         """Keep what it gave, and how long it took."""
         told = {"the_id": execution_id, "the_output": output, "the_duration": duration_ms}
-        await self._session.execute(END, told | {"the_time": now})
+        await END.rows(self._session, told | {"the_time": now})
 
     async def nodes(self, execution_id: UUID) -> list[NodeRow]:
         """In the order of their beginning."""

@@ -14,9 +14,9 @@ from uuid import UUID
 import msgspec
 
 from app.kernel import log
-from app.kernel.db import Database, SingleFlight, uuid7
+from app.kernel.db import Database, uuid7
 from app.kernel.errors import BadUpstream, Unavailable, UpstreamTimeout
-from app.kernel.ports import Clock
+from app.kernel.ports import Clock, SingleFlight
 from app.modules.auth.api import Principal
 from app.modules.flows.domain.agents import (
     AgentTaken,

@@ -18,6 +18,7 @@ from app.modules.runs.domain import Effects, after_crash, effects_of
 from app.modules.runs.models import RunRow
 from app.modules.runs.repository import Hold, RunRepository, held
 from app.modules.runs.service.news import RunNews
+from app.modules.runs.service.scribe import Scribe
 from app.modules.runs.service.turns import EffectUnknown, RunTurn, run_of
 
 LOOK_EVERY_S: Final = 1.0
@@ -40,6 +41,7 @@ class Runner:
         self._clock = clock
         self._news = news
         self._lease = timedelta(seconds=lease_s)
+        self._scribe = Scribe(db, clock)
         self._kinds: dict[str, Kind] = {}
         self._busy: dict[str, int] = {}
         self._backlog: set[str] = set()
@@ -172,7 +174,7 @@ class Runner:
 
     def _begin(self, run: Run, effects: Effects) -> None:
         kind = self._kinds[run.kind]
-        turn = RunTurn(self._db, self._clock, run, self.worker, effects, self._news.tell)
+        turn = RunTurn(self._scribe, run, self.worker, effects, self._news.tell)
         self._busy[kind.name] += 1
         task = asyncio.create_task(self._do(kind, turn), name=f"run-{run.id}")
         self._turns[run.id] = turn, task
@@ -221,12 +223,11 @@ class Runner:
                 ended = FAILED
 
     async def _end(self, hold: Hold, ended: Ended) -> None:
-        async with self._db.begin() as session:
-            row = await self._repository(session).end(
-                held(hold), ended.status, ended.news, ended.code, _storable(ended.detail)
-            )
-            if row is not None and ended.write is not None:
-                await ended.write(session)
+        text = _storable(ended.detail)
+        row = await self._scribe.keep(
+            lambda runs: runs.end(held(hold), ended.status, ended.news, ended.code, text),
+            ended.write,
+        )
         if row is not None:
             self._news.tell(row.id, row.status)
 

@@ -2,16 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from app.kernel.db import Database
 from app.kernel.errors import AppError
 from app.modules.runs.api import News, Run, RunLost, Write
 from app.modules.runs.domain import EFFECT_BEGUN, EFFECT_DONE, Effects, Status
 from app.modules.runs.models import RunRow
-from app.modules.runs.repository import Hold, RunRepository
+from app.modules.runs.repository import Hold
+from app.modules.runs.service.scribe import Scribe
 
 Answer: TypeAlias = asyncio.Future[dict[str, Any]]
 Told: TypeAlias = Callable[[UUID, Status], None]
@@ -28,15 +27,13 @@ class RunTurn:
 
     def __init__(
         self,
-        db: Database,
-        clock: Callable[[], datetime],
+        scribe: Scribe,
         run: Run,
         worker: str,
         effects: Effects,
         told: Told,
     ) -> None:
-        self._db = db
-        self._clock = clock
+        self._scribe = scribe
         self._run = run
         self._effects = effects
         self._told = told
@@ -48,20 +45,16 @@ class RunTurn:
         return self._run
 
     async def say(self, *news: News, write: Write | None = None) -> int:
-        async with self._db.begin() as session:
-            row = self._still(await RunRepository(session, self._clock()).say(self.hold, news))
-            if write is not None:
-                await write(session)
+        row = self._still(await self._scribe.keep(lambda runs: runs.say(self.hold, news), write))
         self._note(row)
         return row.last_seq
 
     async def ask(
         self, question: News, *, within_s: float, write: Write | None = None
     ) -> dict[str, Any]:
-        async with self._db.begin() as session:
-            row = self._still(await RunRepository(session, self._clock()).ask(self.hold, question))
-            if write is not None:
-                await write(session)
+        # By itself: who is told of the question looks up its number a moment after the commit.
+        change = self._scribe.keep_alone(lambda runs: runs.ask(self.hold, question), write)
+        row = self._still(await change)
         assert row.question_seq is not None  # noqa: S101 - ask has just set it
         seq = row.question_seq
         answered: Answer = asyncio.get_running_loop().create_future()
@@ -103,9 +96,9 @@ class RunTurn:
 
     async def _give_up(self, seq: int, answered: Answer) -> dict[str, Any]:
         """Wait no longer, unless an answer was written down in this very moment."""
-        async with self._db.begin() as session:
-            repository = RunRepository(session, self._clock())
-            row = await repository.go_on(self.hold.run_id, seq, [], self.hold)
+        row = await self._scribe.keep_alone(
+            lambda runs: runs.go_on(self.hold.run_id, seq, [], self.hold)
+        )
         if row is None:
             # It was answered, and the news is on its way; or the run is ours no more.
             return await answered

@@ -11,11 +11,10 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.kernel.db import before_commit, uuid7
+from app.kernel.db import Prepared, before_commit, uuid7
 from app.kernel.ports import utc_now
 from app.modules.storage.domain.allowances import Purpose, Sums
 from app.modules.storage.models import AccountRow, KeyRow
-from app.modules.storage.repository.prepared import Prepared
 
 ACCOUNTS: Final = cast(Table, AccountRow.__table__)
 EPOCH_BYTES: Final = 8

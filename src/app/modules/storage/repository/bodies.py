@@ -9,10 +9,10 @@ from sqlalchemy import Table, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
 
+from app.kernel.db import Prepared
 from app.kernel.ports import utc_now
 from app.modules.storage.domain.bodies import DOOMED, KEPT, OPEN, Draft, Part
 from app.modules.storage.models import BodyRow, PartRow
-from app.modules.storage.repository.prepared import Prepared
 
 _ADD: Final = Prepared(insert(cast(Table, BodyRow.__table__)))
 

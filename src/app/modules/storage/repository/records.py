@@ -21,10 +21,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.kernel.db import uuid7
+from app.kernel.db import Prepared, uuid7
 from app.modules.storage.domain.records import Revision
 from app.modules.storage.models import BodyRow, RecordRow, RevisionRow
-from app.modules.storage.repository.prepared import Prepared
 
 _RECORDS: Final = cast(Table, RecordRow.__table__)
 _REVISIONS: Final = cast(Table, RevisionRow.__table__)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from app.kernel.db import SingleFlight
+from app.kernel.ports import SingleFlight
 from app.modules.storage.domain.bodies import Part
 from app.modules.storage.service.bodies import Bodies
 

@@ -17,8 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from app.kernel.db import Database, Timestamp
-from app.modules.storage.repository.prepared import Prepared
+from app.kernel.db import Database, Prepared, Timestamp
 
 notes = Table(
     "notes",
@@ -110,3 +109,31 @@ class TestRows:
             await added(sqlite, note_id)
 
         assert SECRET.decode() not in str(caught.value)
+
+
+class TestWrite:
+    async def test_does_it_with_each_of_the_values(self, desk):
+        rows = [{"id": uuid4(), "made_at": MADE_AT, "body": bytes([n])} for n in range(3)]
+
+        async with desk.begin() as session:
+            await ADD.write(session, rows)
+
+        async with desk.read() as session:
+            found = await session.execute(select(notes).order_by(notes.c.body))
+        assert [tuple(row) for row in found] == [tuple(row.values()) for row in rows]
+
+    async def test_of_nothing_does_nothing(self, desk):
+        async with desk.begin() as session:
+            await ADD.write(session, [])
+
+        async with desk.read() as session:
+            assert (await session.execute(select(notes))).all() == []
+
+    async def test_tells_what_is_wrong_without_the_values(self, desk):
+        row = {"id": uuid4(), "made_at": MADE_AT, "body": SECRET}
+
+        with pytest.raises(IntegrityError) as caught:
+            async with desk.begin() as session:
+                await ADD.write(session, [row, row])
+
+        assert not desk.is_embedded or "nobody" not in str(caught.value)
