@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from tests.house import AUTHORIZED
 from tests.modules.flows.desk import node, open_desk
-from tests.modules.flows.scripted_agent import says
+from tests.modules.flows.scripted_agent import HOSTILE, says
 from tests.waiting import until
 
 QUICK = {"retry": {"attempts": 3, "backoff_s": 0}}
@@ -285,6 +285,21 @@ class TestFailure:
 
         assert ended["status"] == "failed"
         assert "other" in ended["error_message"]
+
+
+class TestHostileAgent:
+    @pytest.mark.parametrize("name", sorted(HOSTILE))
+    async def test_fails_its_node_and_nothing_else(self, desk, name):
+        desk.agent.behaviour = HOSTILE[name]
+
+        ended = await desk.run(node("a", config={"timeout": 1}))
+        desk.agent.reset()
+        after = await desk.run(node("a"))
+
+        assert ended["status"] == "failed"
+        assert ended["error_message"].startswith("a: ")
+        assert ended["node_results"]["a"]["error_message"]
+        assert after["status"] == "completed"
 
 
 class TestRetry:
