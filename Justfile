@@ -22,10 +22,18 @@ unit:
 check:
     uv run ruff format --check .
     uv run ruff check .
-    uv run mypy --strict -p app -p insula_jail
+    uv run mypy --strict -p app -p insula_jail -p ai_spine
+    uv run black --check --quiet src/ai_spine
+    uv run flake8 --max-line-length 100 src/ai_spine
     uv run lint-imports
     uv run python scripts/migrations.py
     uv run python scripts/documents.py
+
+# Test the client as its contract says, and build what PyPI would get.
+client:
+    uv run pytest tests/client --cov=ai_spine --cov-branch --cov-fail-under=95
+    uv build --out-dir dist src/ai_spine
+    uv run twine check --strict dist/ai_spine_sdk-*
 
 # Repair what can be repaired.
 fix:

@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from app.commands import settings_env, settings_markdown
+from benchmarks.flows.page import readme_table as flows_table
 from benchmarks.page import readme_table
 from benchmarks.sandbox.page import readme_table as sandbox_table
 from benchmarks.storage.page import readme_table as storage_table
@@ -27,6 +28,7 @@ def expected() -> Iterator[tuple[Path, str]]:
     readme = with_part(readme, "settings", settings_markdown())
     readme = with_part(readme, "sandbox-benchmarks", sandbox_table())
     readme = with_part(readme, "storage-benchmarks", storage_table())
+    readme = with_part(readme, "flows-benchmarks", flows_table())
     yield ROOT / "README.md", with_part(readme, "benchmarks", readme_table())
 
 
