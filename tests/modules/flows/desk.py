@@ -75,6 +75,14 @@ class Desk:
     async def read(self, execution_id: str) -> Any:
         return await self.done("GET", f"/executions/{execution_id}")
 
+    async def has_begun(self, execution_id: str) -> None:
+        """Wait until its first node is noted as being at work."""
+
+        async def is_noted() -> bool:
+            return bool((await self.read(execution_id))["node_results"])
+
+        await until(is_noted)
+
     async def end(self, execution_id: str, within_s: float = 30.0) -> Any:
         """The execution when it has ended."""
         seen: dict[str, Any] = {}

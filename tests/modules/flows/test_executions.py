@@ -668,6 +668,43 @@ class TestCredits:
         assert me["credits"] == 0
         assert (answer.status_code, answer.json()["error_code"]) == (403, "INSUFFICIENT_CREDITS")
 
+    async def test_a_spent_minute_is_429_with_whole_seconds(self, desk):
+        wanted = {"email": "busy@example.com", "password": "a long enough password"}
+        busy = (await desk.client.post("/api/v1/auth/register", json=wanted)).json()
+        headers = {"authorization": f"Bearer {busy['access_token']}"}
+        user_id = (await desk.client.get("/api/v1/auth/me", headers=headers)).json()["id"]
+        path = f"/api/v1/billing/limits/user/{user_id}"
+        await desk.client.put(path, json={"rpm": 1}, headers=AUTHORIZED)
+        call = {"model": "dev/echo", "messages": [{"role": "user", "content": "hello"}]}
+        await desk.client.post("/v1/chat/completions", json=call, headers=headers)
+
+        answer = await desk.client.post(
+            "/spine/flows/execute", json={"flow_id": "any"}, headers=headers
+        )
+
+        assert (answer.status_code, answer.json()["error_code"]) == (429, "LIMIT_REACHED")
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+class TestPriority:
+    async def test_the_more_urgent_execution_gets_the_next_place(self, tmp_path):
+        async with open_desk(tmp_path / "data", FLOWS_PARALLEL_NODES="1") as desk:
+            desk.agent.gate.clear()
+            flow_id = await desk.flow(node("a"))
+            first = await desk.start(flow_id)
+            await until(lambda: desk.agent.calls)
+            low = await desk.start(flow_id, priority=1)
+            high = await desk.start(flow_id, priority=9)
+            for one in (low, high):
+                await desk.has_begun(one)
+
+            desk.agent.gate.set()
+            for one in (first, low, high):
+                await desk.end(one)
+
+            order = [call.body["execution_id"] for call in desk.agent.calls]
+        assert order == [first, high, low]
+
 
 def _without_ids(problem):
     return json.dumps({**problem, "request_id": "", "detail": "", "message": ""})
