@@ -5,6 +5,7 @@ from typing import Any
 from litestar.di import Provide
 from litestar.types import Scope
 
+from app.kernel.module import Provider
 from app.modules.auth.api import Authenticator, Principal, bearer_token
 from app.modules.auth.api import Scope as KeyScope
 from app.modules.auth.domain import ip_prefix, is_loopback
@@ -26,7 +27,7 @@ def principal_of(authenticator: Authenticator) -> Provide:
         principal.require(_wanted(scope))
         return principal
 
-    return Provide(provide)
+    return Provider(provide)
 
 
 def network_of(connection: Any) -> str:
