@@ -221,7 +221,7 @@ def _client(options: S3Options) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return boto3.session.Session().client(
+    return boto3.client(
         "s3",
         region_name=options.region,
         endpoint_url=options.endpoint or None,
