@@ -50,7 +50,7 @@ def all_routes(house: Insula) -> list[tuple[str, str]]:
 
 
 class Cast:
-    """The callers of one route: two users of their own, and keys and rows of the first."""
+    """The callers of a route: two users of their own, and keys and rows of the first."""
 
     def __init__(self, house: Insula, client: httpx.AsyncClient, number: int) -> None:
         self._house = house
@@ -77,11 +77,12 @@ class Cast:
             "run_id": await self._run(theirs),
             "name": DEFAULT_NAME,
         }
-        if path.startswith(FLOWS):
+        rows = _rows(path)
+        if rows == "flows":
             self.ids |= await self._flows(theirs)
-        elif "{execution_id:" in path:
+        elif rows == "execution":
             self.ids |= {"execution_id": await self._execution(theirs), "name": LEFT}
-        if path.startswith(STORAGE):
+        elif rows == "storage":
             self.ids |= await self._stored(theirs)
 
     async def _run(self, theirs: dict[str, str]) -> str:
@@ -161,11 +162,25 @@ async def matrix() -> dict[tuple[str, str], dict[str, int]]:
         features = {"FEATURE_SANDBOX": "on", "FEATURE_FLOWS": "on"}
         async with open_house(prepare(Path(folder) / "data"), **features) as (house, client):
             house.kit.use(Runs).offer(Kind(MATRIX, _nothing))
+            readers: dict[str, Cast] = {}
             for number, (method, path) in enumerate(all_routes(house)):
                 cast = Cast(house, client, number)
-                await cast.enter(path)
+                # Who only reads leaves the rows as they are, for the next route that is read.
+                if method == "GET":
+                    cast = readers.setdefault(_rows(path), cast)
+                if not cast.ids:
+                    await cast.enter(path)
                 table[method, path] = await _row(client, cast, method, path)
     return table
+
+
+def _rows(path: str) -> str:
+    """Which rows a route is about, besides those that every caller has."""
+    if path.startswith(FLOWS):
+        return "flows"
+    if path.startswith(STORAGE):
+        return "storage"
+    return "execution" if "{execution_id:" in path else ""
 
 
 async def _row(client: httpx.AsyncClient, cast: Cast, method: str, path: str) -> dict[str, int]:

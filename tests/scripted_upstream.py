@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 
+from tests.waiting import until
+
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 MODELS = (
     "good",
@@ -50,6 +52,10 @@ class ScriptedUpstream:
     """Remembers what it was sent, and how many requests were cut or are still open."""
 
     def __init__(self) -> None:
+        self.base_url = ""
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self.bodies: list[bytes] = []
         self.authorizations: list[str] = []
         self.paths: list[str] = []
@@ -59,7 +65,12 @@ class ScriptedUpstream:
         self.cut = 0
         self.models = list(MODELS)
         self.release = asyncio.Event()
-        self.base_url = ""
+
+    async def tidy(self) -> None:
+        """Let go of whoever still waits, and forget everything."""
+        self.release.set()
+        await until(lambda: self.open == 0)
+        self._begin_anew()
 
     async def list(self, _: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": name} for name in self.models]})

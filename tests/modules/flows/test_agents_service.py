@@ -139,7 +139,7 @@ class TestRegister:
         assert [type(one) for one in both].count(AgentTaken) == 1
         assert await first.tally(ANNA.user_id) == (1, 1)
 
-    @pytest.mark.parametrize("agent_id", RESERVED)
+    @pytest.mark.parametrize("agent_id", sorted(RESERVED))
     async def test_refuses_an_id_that_is_a_path(self, agents, agent_id):
         with pytest.raises(AgentInvalid, match="agent_id must not be"):
             await agents.register(ANNA, said(agent_id))

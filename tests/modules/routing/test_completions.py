@@ -16,6 +16,8 @@ from tests.modules.routing.asking import CHAT, body, module, new_key, put, usage
 from tests.scripted_upstream import Peer, raw_server
 from tests.waiting import until
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 def completions(client) -> Completions:
     return module(client, "routing").exports()[Completions]

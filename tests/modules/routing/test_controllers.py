@@ -3,25 +3,36 @@
 import json
 
 import pytest
+import pytest_asyncio
 
 from app.modules.billing.adapters.journal import JournalFull
 from tests.house import AUTHORIZED, LEAN, open_house, prepare
+from tests.modules.routing.asking import body, new_user, tidy, usages
 from tests.scripted_upstream import scripted_upstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DEEP = b'{"model":"good","x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
 
 
-@pytest.fixture
-async def server():
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_server():
     async with scripted_upstream() as played:
         yield played
 
 
-@pytest.fixture
-async def client(tmp_path, server):
+@pytest_asyncio.fixture(loop_scope="module")
+async def server(one_server):
+    """Nobody has asked it anything yet."""
+    await one_server.tidy()
+    return one_server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_client(tmp_path_factory, one_server):
     variables = {
         "EXTERNAL_MOCK_KEY": "sk-upstream-secret",
-        "MOCK_BASE_URL": server.base_url,
+        "MOCK_BASE_URL": one_server.base_url,
         "ROUTING_FIRST_BYTE_TIMEOUT_S": "0.4",
         "ROUTING_IDLE_TIMEOUT_S": "0.4",
         "ROUTING_RETRIES": "0",
@@ -29,22 +40,17 @@ async def client(tmp_path, server):
         "ROUTING_BODY_LIMIT_BYTES": "200000",
         **LEAN,
     }
-    async with open_house(prepare(tmp_path / "data"), **variables) as (house, client):
-        client.headers.update(AUTHORIZED)
+    data = prepare(tmp_path_factory.mktemp("house") / "data")
+    async with open_house(data, **variables) as (house, client):
         client.house = house
         yield client
 
 
-def body(model: str = "good", **more) -> dict:
-    return {"model": model, "messages": [{"role": "user", "content": "hi"}], **more}
-
-
-async def usages(client) -> list[dict]:
-    """Every usage row, oldest first, the ones still in the journal included."""
-    meter = next(m for m in client.house.block.modules if m.name == "billing").meter
-    await meter.flush()
-    answer = await client.get("/api/v1/usage", params={"limit": 500})
-    return answer.json()["items"][::-1]
+@pytest_asyncio.fixture(loop_scope="module")
+async def client(one_client, server):
+    """The owner of a house that all tests share, and that nobody has asked yet."""
+    await tidy(one_client)
+    return one_client
 
 
 class TestChat:
@@ -370,10 +376,7 @@ class TestKeys:
 
     async def test_usage_is_shown_to_its_user_only(self, client):
         await client.post("/v1/chat/completions", json=body())
-        registered = await client.post(
-            "/api/v1/auth/register", json={"email": "b@example.com", "password": "long enough"}
-        )
-        other = {"authorization": f"Bearer {registered.json()['access_token']}"}
+        other = await new_user(client)
         assert len(await usages(client)) == 1
 
         answer = await client.get("/api/v1/usage", headers=other)

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import select
 
 from app.asgi import Insula
@@ -20,6 +21,8 @@ from tests.modules.routing.asking import (
     usages,
 )
 from tests.waiting import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class TestAliases:
@@ -66,7 +69,7 @@ class TestAliases:
         assert (await client.post(CHAT, json=body("fast"))).status_code == 404
 
     async def test_only_the_owner_makes_them(self, client):
-        member = await new_user(client, "m@example.com")
+        member = await new_user(client)
         targets = {"targets": [{"upstream": "one", "model": "good"}]}
 
         made = await client.put("/api/v1/routing/models/fast", json=targets, headers=member)
@@ -170,7 +173,7 @@ class TestStreams:
 
 
 class TestLeaving:
-    @pytest.fixture
+    @pytest_asyncio.fixture(loop_scope="module")
     async def door(self, tmp_path, one):
         variables = {"EXTERNAL_ONE_KEY": "sk", "ONE_BASE_URL": one.base_url}
         house = Insula(environment(prepare(tmp_path / "data"), **variables, ROUTING_PARALLEL="1"))
@@ -340,7 +343,7 @@ class TestCache:
         assert len(one.bodies) == 4
 
     async def test_no_answer_crosses_from_one_tenant_to_another(self, client, one):
-        callers = [{}] + [await new_user(client, f"u{n}@example.com") for n in range(3)]
+        callers = [{}] + [await new_user(client) for _ in range(3)]
         for caller in callers:
             for stream in (False, True):
                 answer = await client.post(

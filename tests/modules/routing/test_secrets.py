@@ -3,9 +3,13 @@
 import asyncio
 import logging
 
+import pytest
+
 from tests.house import AUTHORIZED
 from tests.modules.routing.asking import CHAT, body, module
 from tests.scripted_upstream import MODELS
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HOUSE_KEYS = ("sk-one-1", "sk-one-2", "sk-two")
 OWN_KEY = "sk-callers-own-0123456789"

@@ -3,14 +3,17 @@
 import json
 
 import pytest
+import pytest_asyncio
 
 from tests.house import AUTHORIZED, open_house, prepare
 from tests.modules.routing.asking import CHAT, body, new_key
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 CODE = {"messages": [{"role": "user", "content": "Debug this python function for me"}]}
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(tmp_path, one, two):
     variables = {
         "EXTERNAL_ONE_KEY": "sk-one",

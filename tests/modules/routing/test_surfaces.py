@@ -3,8 +3,11 @@
 import json
 
 import pytest
+import pytest_asyncio
 
 from tests.modules.routing.asking import new_user, put, usages
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"
@@ -81,7 +84,7 @@ class TestResponses:
 
     async def test_somebody_elses_cannot(self, client):
         first = (await client.post(RESPONSES, json=response())).json()
-        other = await new_user(client, "o@example.com")
+        other = await new_user(client)
 
         answers = [
             await client.post(
@@ -116,7 +119,7 @@ class TestResponses:
 
 
 class TestNativeResponses:
-    @pytest.fixture
+    @pytest_asyncio.fixture(loop_scope="module")
     async def native(self, open_client):
         return await open_client(ROUTING_NATIVE_RESPONSES="one", ROUTING_NATIVE_MESSAGES="one")
 

@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from app.kernel.db import Database
 from tests.modules.storage.desks import Desk, Shelf, open_desk, open_shelf
+from tests.modules.storage.shipments import Yard
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -25,6 +26,12 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
 async def fresh(desk: Desk) -> Desk:
     """Somebody in the same house who has nothing yet, and whom nothing limits."""
     return await desk.member(uuid4().hex, "team")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def yard(fresh: Desk) -> Yard:
+    """The same house, where that somebody sends."""
+    return Yard(fresh)
 
 
 @pytest.fixture

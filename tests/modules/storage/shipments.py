@@ -1,9 +1,6 @@
 """Somebody who sends large bodies and backups, to a house in this process or to a server."""
 
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -15,7 +12,7 @@ from app.modules.billing.api import Tier
 from app.modules.storage.domain.bodies import DOOMED, KEPT, OPEN
 from app.modules.storage.models import AccountRow, BodyRow, PartRow
 from tests.house import AUTHORIZED
-from tests.modules.storage.desks import Desk, open_desk, sha256
+from tests.modules.storage.desks import Desk, sha256
 
 PART_BYTES = 65_536
 # Three parts, the last one short.
@@ -110,7 +107,7 @@ class Sender:
 
 
 class Yard:
-    """A house in this process, whose owner sends."""
+    """A house in this process, and the owner of what is sent there."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -128,6 +125,12 @@ class Yard:
     async def sums(self, sender: Sender) -> Sums:
         me = await sender.ask("GET", "/api/v1/auth/me")
         return await sums_of(self.desk.house.db, UUID(me.json()["id"]))
+
+    async def part_states(self) -> list[str]:
+        """Of every part that the owner has sent, or was given a link for."""
+        its = PartRow.user_id == await self.desk.user_id()
+        async with self.desk.house.db.read() as session:
+            return sorted(await session.scalars(select(PartRow.state).where(its)))
 
 
 async def sums_of(db: Database, user_id: UUID) -> Sums:
@@ -148,14 +151,3 @@ async def sums_of(db: Database, user_id: UUID) -> Sums:
         )
         assert told == true
     return true
-
-
-async def part_states(db: Database) -> list[str]:
-    async with db.read() as session:
-        return sorted(await session.scalars(select(PartRow.state)))
-
-
-@asynccontextmanager
-async def open_yard(data: Path, **variables: str) -> AsyncIterator[Yard]:
-    async with open_desk(data, **variables) as desk:
-        yield Yard(desk)

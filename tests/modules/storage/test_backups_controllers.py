@@ -8,17 +8,13 @@ from uuid import UUID
 import pytest
 
 from tests.modules.storage.desks import problem, sha256
-from tests.modules.storage.shipments import BACKUP, BODY, Sums, open_yard
+from tests.modules.storage.shipments import BACKUP, BODY, Sums
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 GIB = 2**30
 OTHER = BODY[::-1]
 SMALL = b"a small backup"
-
-
-@pytest.fixture
-async def yard(tmp_path):
-    async with open_yard(tmp_path / "data") as found:
-        yield found
 
 
 class TestPut:

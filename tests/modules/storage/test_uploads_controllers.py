@@ -12,19 +12,13 @@ from tests.modules.storage.shipments import (
     UPLOADS,
     Sums,
     cut,
-    open_yard,
-    part_states,
 )
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 GIB = 2**30
 PARTS = cut(BODY)
 OTHER = PARTS[0][::-1]
-
-
-@pytest.fixture
-async def yard(tmp_path):
-    async with open_yard(tmp_path / "data") as found:
-        yield found
 
 
 def record(**more):
@@ -209,7 +203,7 @@ class TestPutPart:
 
         [part] = (await yard.owner.look(upload_id)).json()["parts"]
         assert part["checksum"] == sha256(OTHER)
-        assert await part_states(yard.desk.house.db) == ["doomed", "kept"]
+        assert await yard.part_states() == ["doomed", "kept"]
 
     @pytest.mark.parametrize(
         "header",

@@ -4,22 +4,20 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from app.adapters.blobs.s3 import S3Options
 from tests import services
-from tests.modules.storage.desks import problem, sha256
+from tests.modules.storage.desks import Desk, open_desk, problem, sha256
 from tests.modules.storage.shipments import (
     BODY,
     UPLOADS,
     Sender,
     Sums,
-    Yard,
     cut,
-    open_yard,
-    part_states,
 )
 
-pytestmark = pytest.mark.needs_s3
+pytestmark = [pytest.mark.needs_s3, pytest.mark.asyncio(loop_scope="module")]
 
 PARTS = cut(BODY)
 OTHER = PARTS[0][::-1]
@@ -31,13 +29,15 @@ def strict() -> Iterator[S3Options]:
         yield options
 
 
-@pytest.fixture
-def lax(s3: S3Options) -> S3Options:
-    return s3
+@pytest.fixture(scope="module")
+def lax(s3_endpoint: str) -> S3Options:
+    return services.fresh_bucket(s3_endpoint)
 
 
-@pytest.fixture(params=["strict", "lax"])
-async def yard(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Yard]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["strict", "lax"])
+async def desk(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Desk]:
     """A house with a bucket that checks signatures, and one with a bucket that does not."""
     options: S3Options = request.getfixturevalue(request.param)
     variables = {
@@ -46,7 +46,7 @@ async def yard(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Yard]:
         "S3_ACCESS_KEY": options.access_key,
         "S3_SECRET_KEY": options.secret_key,
     }
-    async with open_yard(tmp_path / "data", **variables) as found:
+    async with open_desk(tmp_path_factory.mktemp("house") / "data", **variables) as found:
         yield found
 
 
@@ -121,7 +121,7 @@ class TestLink:
             answer = await ask_link(yard.owner, upload_id, 1, PARTS[0])
 
         assert answer.status_code == 200
-        assert await part_states(yard.desk.house.db) == ["open"]
+        assert await yard.part_states() == ["open"]
 
     async def test_a_part_has_so_many_links_and_no_more(self, yard):
         upload_id = await yard.owner.begun()
