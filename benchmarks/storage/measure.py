@@ -7,11 +7,12 @@ import json
 import os
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 from uuid import uuid4
 
 from benchmarks.processes import BenchError, Server, free_port, machine_cpu_s, rss_kib, tree
@@ -24,6 +25,7 @@ CONNECTIONS: Final = 16
 BATCH: Final = 100
 PAGE: Final = 500
 TABLE: Final = "bench"
+LOOK_EVERY_S: Final = 0.05
 
 PUT, PUT_HAND = "put", "put-by-hand"
 GET, GET_ROW = "get", "get-of-a-row"
@@ -41,14 +43,15 @@ class Effort:
     rounds: int
     for_s: float
     file_mib: int
+    largest_mib: int
     records: int
     pages: int
     vectors: int
     searches: int
 
 
-FULL: Final = Effort(5, 3.0, 1024, 100_000, 20, 100_000, 30)
-QUICK: Final = Effort(3, 1.0, 128, 10_000, 5, 10_000, 10)
+FULL: Final = Effort(5, 3.0, 1024, 2048, 100_000, 20, 100_000, 30)
+QUICK: Final = Effort(3, 1.0, 128, 256, 10_000, 5, 10_000, 10)
 
 
 @dataclass
@@ -65,6 +68,29 @@ class Results:
         """The median of the ratios inside a round."""
         pairs = zip(self.cells[above], self.cells[below], strict=True)
         return statistics.median(upper / lower for upper, lower in pairs)
+
+
+class Watch:
+    """Looks at a number again and again, and remembers how far it rose above the first look."""
+
+    def __init__(self, look: Callable[[], int]) -> None:
+        self._look = look
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.growth = 0
+
+    def __enter__(self) -> Self:
+        self._first = self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_over.wait(LOOK_EVERY_S):
+            self.growth = max(self.growth, self._look() - self._first)
 
 
 class Bench:
@@ -84,6 +110,7 @@ class Bench:
                 foreign.append((machine_cpu_s()[1] - began[1]) / (time.monotonic() - began[0]))
             print("large bodies", flush=True)
             self._large(server)
+            self._largest(server)
         with self._insula() as server:
             print("the feed", flush=True)
             self._feed(server)
@@ -130,27 +157,38 @@ class Bench:
     def _large(self, server: Server) -> None:
         size = self._effort.file_mib * MIB
         file = wire.random_file(self._scratch / "file", size)
-        before = most = self._rss_kib(server)
         for number in range(max(2, self._effort.rounds // 2)):
-            name = uuid4()
-            path = f"/api/v1/storage/records/{name}"
-            head = wire.request(
-                "PUT",
-                path,
-                CLIENT_KEY,
-                size,
-                if_none_match="*",
-                x_table=TABLE,
-                content_type="application/octet-stream",
-            )
+            path, head = self._new_record(size)
             self.results.add(UP_HAND, byhand.upload(file, self._scratch / f"kept-{number}"))
             self.results.add(UP, self._upload(server, head, file))
-            most = max(most, self._rss_kib(server))
             self.results.add(DOWN_HAND, byhand.download(file))
             self.results.add(DOWN, self._download(server, path, file))
-            most = max(most, self._rss_kib(server))
-        self.results.facts["large_rss_growth_mib"] = round((most - before) / 1024, 1)
         file.unlink()
+
+    def _largest(self, server: Server) -> None:
+        """The most memory that a body takes while it goes up and down, looked at all the time."""
+        size = self._effort.largest_mib * MIB
+        file = wire.random_file(self._scratch / "file", size)
+        path, head = self._new_record(size)
+        with Watch(lambda: self._rss_kib(server)) as watch:
+            self._upload(server, head, file)
+            self._download(server, path, file)
+        self.results.facts["large_rss_growth_mib"] = round(watch.growth / 1024, 1)
+        file.unlink()
+
+    def _new_record(self, size: int) -> tuple[str, bytes]:
+        """Where it will be, and the head of the request that puts it there."""
+        path = f"/api/v1/storage/records/{uuid4()}"
+        head = wire.request(
+            "PUT",
+            path,
+            CLIENT_KEY,
+            size,
+            if_none_match="*",
+            x_table=TABLE,
+            content_type="application/octet-stream",
+        )
+        return path, head
 
     def _rss_kib(self, server: Server) -> int:
         return sum(rss_kib(pid) for pid in tree(server.pid))
