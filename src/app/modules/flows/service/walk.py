@@ -97,8 +97,6 @@ class Walk:
             while await self._advance():
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
                 self._settle_all([task for task in self._tasks if task.done()])
-                if self._tasks:
-                    await self._setting.journal.keep()
         finally:
             await self._stop()
         return self._progress.result()
@@ -110,7 +108,8 @@ class Walk:
         for node in ready:
             effect = await self._begin(node)
             begun.append((node, effect))
-        if begun:
+        if begun or self._tasks:
+            # What the last nodes gave is written with the end, which comes next.
             await self._setting.journal.keep()
         for node, effect in begun:
             task = asyncio.create_task(self._do(node, self._progress.input_of(node)))
