@@ -177,6 +177,7 @@ class TestLock:
 
         other = sqlite3.connect(tmp_path / "one.db", isolation_level=None, timeout=0)
         other.execute("BEGIN IMMEDIATE")
+        assert other.in_transaction
         other.close()
         del held
 
