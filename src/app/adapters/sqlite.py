@@ -170,6 +170,8 @@ class Link:
                 self.raw.interrupt()
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait([running], timeout=PAUSES_S[1])
+            if not running.cancelled():
+                running.exception()  # What it was stopped with is nobody's.
             raise
 
     def _look_at_the_log(self) -> None:
