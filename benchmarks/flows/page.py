@@ -34,10 +34,25 @@ METHOD = """\
   all have completed. The p99 is from an execution's start to its end, waiting included: all of them
   are started as fast as they are taken on.
 - By hand: 32 coroutines in one process, aiohttp, and one row committed for each node in SQLite's
-  WAL as it comes (`synchronous=FULL`): it survives a power cut. What Insula commits there survives
-  the end of the process, and a power cut when the disk has caught up; the second line is the same
-  by hand (`synchronous=NORMAL`). The p99 by hand is of the execution alone, 32 at a time.
+  WAL as it comes (`synchronous=FULL`): each commit waits for the disk, which Insula's do not wait
+  for here. Like for like is the second line (`synchronous=NORMAL`): what is committed survives the
+  end of the process, and a power cut when the disk has caught up. The aim can be read as either;
+  the first line holds because of that wait. The p99 by hand is of the execution alone, 32 at a
+  time.
 - The hypervisor took {stolen_cores} cores away (median over the rounds).
+"""
+TRIED = """\
+## What was tried
+
+An execution does more than five calls and five rows: a request with its key and its limits, a plan,
+a run with a lease, intent and result of each call, and two events for each.
+
+| tried | effect |
+| --- | --- |
+| upserts prepared (SQLAlchemy compiles those of a dialect anew), and all hot statements | below |
+| what several runs say at the same moment in one transaction | below |
+| the settings of a node that says nothing are not read from it each time | below |
+| all three, in alternation with what was before, 6 x 500 executions each | 25 to 8.1 ms of CPU |
 """
 
 
@@ -53,13 +68,13 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         f"{number(hand_s)} s, {number(hand_rate)}/s (asyncio, aiohttp and a row for each node)",
         measured <= WALL_MOST,
     )
-    loose_s = cells[WALL_LOOSE]["median"]
+    loose_s, loose = cells[WALL_LOOSE]["median"], results["ratios"]["loose"]
     yield Verdict(
-        "the same, beside rows that need not survive a power cut",
-        "",
-        f"{results['ratios']['loose']:.3g} x",
-        f"{number(loose_s)} s, {number(effort['executions'] / loose_s)}/s",
-        None,
+        "the same, beside rows that are as durable as Insula's own",
+        f"≤ {WALL_MOST} x",
+        f"{loose:.3g} x",
+        f"{number(loose_s)} s, {number(effort['executions'] / loose_s)}/s (the same, no fsync)",
+        loose <= WALL_MOST,
     )
     own, hand = (cells[name]["median"] * 1e3 for name in (P99, P99_HAND))
     yield Verdict(
@@ -78,6 +93,7 @@ def render(results: Results) -> str:
         INTRODUCTION,
         table(HEAD, (verdict.row for verdict in found)),
         METHOD.format(nodes=NODES, **results["effort"], **results["facts"]),
+        TRIED,
         _machine(results),
     ]
     return "\n".join(parts)
