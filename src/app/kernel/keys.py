@@ -1,4 +1,4 @@
-"""One master secret, and every other key derived from it by HKDF with a label of its own.
+"""One master secret, other keys derived from it by HKDF with labels, and what seals with them.
 
 The newest secret writes, older ones still read: rotation is prepending a line.
 """
@@ -10,9 +10,13 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from app.kernel.settings import Secret, SettingsError
 
 MIN_SECRET_CHARS = 32
+NONCE_BYTES = 12
 
 
 class Keyring:
@@ -42,6 +46,33 @@ class Keyring:
     def derive(self, label: str, *, key_id: str = "", length: int = 32) -> bytes:
         """Return ``length`` bytes for ``label``; ``KeyError`` for a key id that is not ours."""
         return hkdf(self._masters[key_id or self.current].encode(), label, length)
+
+
+class AesGcmSeal:
+    """Seals by AES-GCM with the newest secret, opens what any of the secrets sealed.
+
+    Each ``label`` has keys of its own. ``context`` is bound, and must be the same to open.
+
+    A sealed text is the id of its secret, a colon, the nonce, and the ciphertext with its tag.
+    """
+
+    def __init__(self, keys: Keyring, label: str) -> None:
+        self._key_id = keys.current.encode()
+        self._seals = {
+            key_id.encode(): AESGCM(keys.derive(label, key_id=key_id)) for key_id in keys.ids
+        }
+
+    def seal(self, text: bytes, context: bytes) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = self._seals[self._key_id].encrypt(nonce, text, context)
+        return self._key_id + b":" + nonce + sealed
+
+    def unseal(self, sealed: bytes, context: bytes) -> bytes | None:
+        key_id, _, rest = sealed.partition(b":")
+        try:
+            return self._seals[key_id].decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], context)
+        except (InvalidTag, ValueError, KeyError):
+            return None
 
 
 def open_keyring(given: Secret | None, folder: Path) -> Keyring:

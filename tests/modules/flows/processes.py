@@ -7,9 +7,8 @@ from uuid import UUID
 
 from app.adapters.cache.memory import MemoryCache
 from app.kernel.db import Database
-from app.kernel.keys import Keyring
+from app.kernel.keys import AesGcmSeal, Keyring
 from app.modules.auth.api import Principal
-from app.modules.flows.adapters.seals import AesGcmSeal
 from app.modules.flows.domain.definitions import Flow
 from app.modules.flows.domain.executions import FINAL, Order
 from app.modules.flows.domain.views import Seen
@@ -57,7 +56,7 @@ class Process:
         self.outlet = FakeOutlet(fate.step)
         self.db: Any = MortalDatabase(db, fate)
         self.cache = MemoryCache()
-        seal = AesGcmSeal(Keyring(["m" * 32]))
+        seal = AesGcmSeal(Keyring(["m" * 32]), "flows-sealing")
         self.agents = Agents(self.db, seal, self.outlet, clock, every_s=3600)
         self.flows = Flows(self.db, NoFiles(), self.agents)
         self.engine = Engine(

@@ -7,11 +7,10 @@ from uuid import UUID
 
 import app.modules.runs.models  # noqa: F401 - tables of flows refer to it
 from app.kernel.db import Database, uuid7
-from app.kernel.keys import Keyring
+from app.kernel.keys import AesGcmSeal, Keyring
 from app.modules.auth.api import Principal
 from app.modules.auth.models import UserRow
 from app.modules.flows.adapters.agent_http import AgentHttp
-from app.modules.flows.adapters.seals import AesGcmSeal
 from app.modules.flows.domain.agents import Registration
 from app.modules.flows.models import AgentRow
 from app.modules.flows.repository.agents import AgentRepository
@@ -48,7 +47,7 @@ class Registry:
         self.db = db
         self.clock = clock
         self.outlet = AgentHttp(1024 * 1024)
-        seal = AesGcmSeal(Keyring(masters or (SECRET,)))
+        seal = AesGcmSeal(Keyring(masters or (SECRET,)), "flows-sealing")
         self.agents = Agents(db, seal, self.outlet, clock, every_s=EVERY_S, draw=lambda: 0.5)
 
     async def row(self, agent_id: str = "helper", user_id: UUID = OWNER.user_id) -> AgentRow:

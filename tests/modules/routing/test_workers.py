@@ -11,10 +11,9 @@ from litestar import Router
 from app.adapters.cache.memory import MemoryCache
 from app.kernel.db import Database, uuid7
 from app.kernel.jobs import JobBook
-from app.kernel.keys import Keyring
+from app.kernel.keys import AesGcmSeal, Keyring
 from app.kernel.module import always
 from app.modules.auth.api import Principal
-from app.modules.routing.adapters.seals import AesGcmSeal
 from app.modules.routing.adapters.workers import open_worker
 from app.modules.routing.controllers.workers import WorkerController
 from app.modules.routing.domain.workers import (
@@ -67,7 +66,7 @@ class Process:
         self.targets: list[WorkerTarget] = []
         self.upstreams: list[FakeUpstream] = []
         self.changes = 0
-        seal = AesGcmSeal(Keyring([SECRET]))
+        seal = AesGcmSeal(Keyring([SECRET]), "routing-sealing")
         self.workers = Workers(db, clock, self.connect, self._changed, seal)
 
     def connect(self, target: WorkerTarget) -> FakeUpstream:
@@ -230,7 +229,9 @@ class TestKey:
 
     async def test_that_cannot_be_read_is_left_out(self, here, sqlite, clock):
         await here.workers.register(ANNA, said(key="isk_of_the_agent"))
-        fresh = AesGcmSeal(Keyring(["a newer master secret of the tests, 0123456789"]))
+        fresh = AesGcmSeal(
+            Keyring(["a newer master secret of the tests, 0123456789"]), "routing-sealing"
+        )
 
         async def nobody_cares() -> None: ...
 
@@ -326,7 +327,7 @@ class TestSilence:
 
         async def nobody_cares() -> None: ...
 
-        seal = AesGcmSeal(Keyring([SECRET]))
+        seal = AesGcmSeal(Keyring([SECRET]), "routing-sealing")
         quick = Workers(sqlite, clock, process.connect, nobody_cares, seal, heartbeat_s=1.0)
         lease = await quick.register(ANNA, said())
 

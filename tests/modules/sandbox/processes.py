@@ -10,14 +10,13 @@ from uuid import UUID
 from app.adapters.blobs.local import LocalBlobStore
 from app.adapters.cache.memory import MemoryCache
 from app.kernel.db import Database
-from app.kernel.keys import Keyring
+from app.kernel.keys import AesGcmSeal, Keyring
 from app.kernel.ports import utc_now
 from app.modules.auth.api import Principal
 from app.modules.routing.api import Completion
 from app.modules.runs.api import Kind
 from app.modules.runs.repository import RunRepository
 from app.modules.sandbox.adapters.project_files import YamlProjectFiles
-from app.modules.sandbox.adapters.seals import AesGcmSeal
 from app.modules.sandbox.domain.executions import FINAL, Execution, Order
 from app.modules.sandbox.ports import Said
 from app.modules.sandbox.service.executions import KIND, Executions
@@ -67,7 +66,7 @@ class Process:
 
     def __init__(self, site: "Site", clock: Any) -> None:
         self.runner = FakeRunner()
-        seal = AesGcmSeal(Keyring(["m" * 32]))
+        seal = AesGcmSeal(Keyring(["m" * 32]), "sandbox-sealing")
         files = YamlProjectFiles(str(site.folder / "projects"))
         self.projects = Projects(
             site.db, seal, files, {}, lambda name: self.pools.state(name).status == "down"

@@ -10,10 +10,9 @@ from app.adapters.cache.memory import MemoryCache
 from app.kernel.db import Database
 from app.kernel.errors import Unavailable
 from app.kernel.jobs import JobBook
-from app.kernel.keys import Keyring
+from app.kernel.keys import AesGcmSeal, Keyring
 from app.modules.auth.api import Principal
 from app.modules.sandbox.adapters.project_files import YamlProjectFiles
-from app.modules.sandbox.adapters.seals import AesGcmSeal
 from app.modules.sandbox.ports import NoWall, TemplateFailed, WorkerFailed
 from app.modules.sandbox.service import pools as service
 from app.modules.sandbox.service.pools import Pools, ProjectDown
@@ -38,7 +37,7 @@ class Process:
         self.runner = FakeRunner()
         self.projects = Projects(
             db,
-            AesGcmSeal(Keyring(["m" * 32])),
+            AesGcmSeal(Keyring(["m" * 32]), "sandbox-sealing"),
             YamlProjectFiles(str(folder)),
             variables,
             lambda name: self.pools.state(name).status == "down",

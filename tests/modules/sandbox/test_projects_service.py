@@ -9,10 +9,9 @@ import app.modules.auth.models
 import app.modules.runs.models  # noqa: F401 - tables of the sandbox refer to those of both
 from app.kernel.db import Database
 from app.kernel.jobs import JobBook
-from app.kernel.keys import Keyring
+from app.kernel.keys import AesGcmSeal, Keyring
 from app.modules.auth.api import Principal
 from app.modules.sandbox.adapters.project_files import YamlProjectFiles
-from app.modules.sandbox.adapters.seals import AesGcmSeal
 from app.modules.sandbox.domain.projects import ProjectInvalid
 from app.modules.sandbox.models.projects import ProjectRow
 from app.modules.sandbox.repository.projects import ProjectRepository
@@ -56,7 +55,10 @@ class Desk:
 
     def open(self, *masters: str) -> Projects:
         """The same projects for a server with these master secrets."""
-        seal, files = AesGcmSeal(Keyring(masters)), YamlProjectFiles(str(self.folder))
+        seal, files = (
+            AesGcmSeal(Keyring(masters), "sandbox-sealing"),
+            YamlProjectFiles(str(self.folder)),
+        )
         return Projects(self.db, seal, files, self.variables, lambda name: name not in self.up)
 
     def write(self, name: str, text: str) -> None:

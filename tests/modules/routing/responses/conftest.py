@@ -3,8 +3,7 @@
 import pytest
 
 from app.kernel.db import Database
-from app.kernel.keys import Keyring
-from app.modules.routing.adapters.seals import AesGcmSeal
+from app.kernel.keys import AesGcmSeal, Keyring
 from app.modules.routing.service.conversations import Conversations
 from tests.fakes.clock import FakeClock
 
@@ -18,4 +17,4 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def conversations(sqlite: Database, clock: FakeClock) -> Conversations:
-    return Conversations(sqlite, AesGcmSeal(Keyring([SECRET])), clock)
+    return Conversations(sqlite, AesGcmSeal(Keyring([SECRET]), "routing-sealing"), clock)

@@ -11,8 +11,7 @@ from sqlalchemy import select, update
 
 from app.kernel.db import Database, uuid7
 from app.kernel.jobs import JobBook
-from app.kernel.keys import Keyring
-from app.modules.routing.adapters.seals import AesGcmSeal
+from app.kernel.keys import AesGcmSeal, Keyring
 from app.modules.routing.domain.responses.from_chat import response_answer
 from app.modules.routing.domain.responses.ids import response_id
 from app.modules.routing.domain.responses.to_chat import chat_request
@@ -181,7 +180,9 @@ class TestRecall:
 
     async def test_what_an_old_secret_sealed_is_still_told(self, conversations, sqlite, clock):
         first = await say(conversations, "One")
-        seal = AesGcmSeal(Keyring(["a newer secret of the tests, 0123456789", SECRET]))
+        seal = AesGcmSeal(
+            Keyring(["a newer secret of the tests, 0123456789", SECRET]), "routing-sealing"
+        )
 
         assert await said_before(Conversations(sqlite, seal, clock), first) == ["One", "One!"]
 
@@ -189,7 +190,7 @@ class TestRecall:
         self, conversations, sqlite, clock
     ):
         first = await say(conversations, "One")
-        seal = AesGcmSeal(Keyring(["a newer secret of the tests, 0123456789"]))
+        seal = AesGcmSeal(Keyring(["a newer secret of the tests, 0123456789"]), "routing-sealing")
 
         with pytest.raises(ResponseNotFound, match="APP_SECRET"):
             await said_before(Conversations(sqlite, seal, clock), first)
@@ -246,7 +247,9 @@ class TestKeep:
 
     async def test_an_answer_goes_out_when_the_database_is_down(self, tmp_path, clock):
         nowhere = Database(f"sqlite+insula:///{tmp_path}/no/where.db", JobBook())
-        conversations = Conversations(nowhere, AesGcmSeal(Keyring([SECRET])), clock)
+        conversations = Conversations(
+            nowhere, AesGcmSeal(Keyring([SECRET]), "routing-sealing"), clock
+        )
 
         await conversations.keep(ANNA, request(), answered()[1])
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from app.kernel.keys import Keyring
-from app.modules.routing.adapters.seals import AesGcmSeal
+from app.kernel.keys import AesGcmSeal, Keyring
 
 OLD, NEW = "an old master secret, 0123456789abcdef", "a new master secret, 0123456789abcdef"
 
@@ -11,27 +10,27 @@ OLD, NEW = "an old master secret, 0123456789abcdef", "a new master secret, 01234
 class TestUnseal:
     @pytest.mark.parametrize("text", [b"", b"hello", bytes(range(256))])
     def test_gives_back_what_was_sealed(self, text):
-        seal = AesGcmSeal(Keyring([OLD]))
+        seal = AesGcmSeal(Keyring([OLD]), "routing-sealing")
 
         assert seal.unseal(seal.seal(text, b"here"), b"here") == text
 
     def test_another_place_does_not_open_it(self):
-        seal = AesGcmSeal(Keyring([OLD]))
+        seal = AesGcmSeal(Keyring([OLD]), "routing-sealing")
 
         assert seal.unseal(seal.seal(b"hello", b"here"), b"there") is None
 
     def test_an_old_secret_still_opens(self):
-        sealed = AesGcmSeal(Keyring([OLD])).seal(b"hello", b"")
+        sealed = AesGcmSeal(Keyring([OLD]), "routing-sealing").seal(b"hello", b"")
 
-        assert AesGcmSeal(Keyring([NEW, OLD])).unseal(sealed, b"") == b"hello"
+        assert AesGcmSeal(Keyring([NEW, OLD]), "routing-sealing").unseal(sealed, b"") == b"hello"
 
     def test_a_secret_that_is_gone_does_not(self):
-        sealed = AesGcmSeal(Keyring([OLD])).seal(b"hello", b"")
+        sealed = AesGcmSeal(Keyring([OLD]), "routing-sealing").seal(b"hello", b"")
 
-        assert AesGcmSeal(Keyring([NEW])).unseal(sealed, b"") is None
+        assert AesGcmSeal(Keyring([NEW]), "routing-sealing").unseal(sealed, b"") is None
 
     def test_one_bit_more_or_less_is_noticed(self):
-        seal = AesGcmSeal(Keyring([OLD]))
+        seal = AesGcmSeal(Keyring([OLD]), "routing-sealing")
         sealed = seal.seal(b"hello", b"")
 
         for place in range(len(sealed)):
@@ -41,11 +40,11 @@ class TestUnseal:
 
     @pytest.mark.parametrize("text", [b"", b":", b"x:y"])
     def test_what_we_did_not_seal_is_none(self, text):
-        assert AesGcmSeal(Keyring([OLD])).unseal(text, b"") is None
+        assert AesGcmSeal(Keyring([OLD]), "routing-sealing").unseal(text, b"") is None
 
 
 class TestSeal:
     def test_never_gives_the_same_twice(self):
-        seal = AesGcmSeal(Keyring([OLD]))
+        seal = AesGcmSeal(Keyring([OLD]), "routing-sealing")
 
         assert seal.seal(b"hello", b"") != seal.seal(b"hello", b"")

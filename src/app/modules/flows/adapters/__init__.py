@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from app.kernel.keys import AesGcmSeal
 from app.kernel.module import Kit
 from app.modules.flows.adapters.agent_http import AgentHttp
 from app.modules.flows.adapters.flow_files import YamlFlowFiles
-from app.modules.flows.adapters.seals import AesGcmSeal
 from app.modules.flows.settings import FlowSettings
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
@@ -22,4 +22,4 @@ def open_outlet(settings: FlowSettings) -> AgentHttp:
 
 
 def open_seal(kit: Kit) -> AesGcmSeal:
-    return AesGcmSeal(kit.keys)
+    return AesGcmSeal(kit.keys, "flows-sealing")

@@ -116,9 +116,9 @@ class LateSeal:
 
     def _get(self) -> Seal:
         if self._made is None:
-            from app.modules.routing.adapters.seals import AesGcmSeal
+            from app.kernel.keys import AesGcmSeal
 
-            self._made = AesGcmSeal(self._keys)
+            self._made = AesGcmSeal(self._keys, "routing-sealing")
         return self._made
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
+from app.kernel.keys import AesGcmSeal
 from app.kernel.module import Kit
 from app.kernel.settings import Secret
 from app.modules.sandbox.adapters.first import FirstRunner
 from app.modules.sandbox.adapters.heartbeats import Heartbeats
 from app.modules.sandbox.adapters.project_files import YamlProjectFiles
-from app.modules.sandbox.adapters.seals import AesGcmSeal
 from app.modules.sandbox.ports import Runner
 from app.modules.sandbox.settings import SandboxSettings
 
@@ -72,4 +72,4 @@ def open_project_files(settings: SandboxSettings, kit: Kit) -> YamlProjectFiles:
 
 
 def open_seal(kit: Kit) -> AesGcmSeal:
-    return AesGcmSeal(kit.keys)
+    return AesGcmSeal(kit.keys, "sandbox-sealing")
