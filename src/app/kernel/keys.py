@@ -9,11 +9,12 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING
 
 from app.kernel.settings import Secret, SettingsError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 MIN_SECRET_CHARS = 32
 NONCE_BYTES = 12
@@ -54,25 +55,37 @@ class AesGcmSeal:
     Each ``label`` has keys of its own. ``context`` is bound, and must be the same to open.
 
     A sealed text is the id of its secret, a colon, the nonce, and the ciphertext with its tag.
+    The cryptography is loaded when something is first sealed: no start should pay for it.
     """
 
     def __init__(self, keys: Keyring, label: str) -> None:
-        self._key_id = keys.current.encode()
-        self._seals = {
-            key_id.encode(): AESGCM(keys.derive(label, key_id=key_id)) for key_id in keys.ids
-        }
+        self._keys = keys
+        self._label = label
+        self._ciphers: dict[str, AESGCM] = {}
 
     def seal(self, text: bytes, context: bytes) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
-        sealed = self._seals[self._key_id].encrypt(nonce, text, context)
-        return self._key_id + b":" + nonce + sealed
+        key_id = self._keys.current
+        return key_id.encode() + b":" + nonce + self._cipher(key_id).encrypt(nonce, text, context)
 
     def unseal(self, sealed: bytes, context: bytes) -> bytes | None:
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - see above
+
         key_id, _, rest = sealed.partition(b":")
         try:
-            return self._seals[key_id].decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], context)
+            cipher = self._cipher(key_id.decode())
+            return cipher.decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], context)
         except (InvalidTag, ValueError, KeyError):
             return None
+
+    def _cipher(self, key_id: str) -> "AESGCM":
+        """Return the cipher of one secret; ``KeyError`` for a key id that is not ours."""
+        if key_id not in self._ciphers:
+            from cryptography.hazmat.primitives.ciphers import aead  # noqa: PLC0415 - see above
+
+            key = self._keys.derive(self._label, key_id=key_id)
+            self._ciphers[key_id] = aead.AESGCM(key)
+        return self._ciphers[key_id]
 
 
 def open_keyring(given: Secret | None, folder: Path) -> Keyring:

@@ -28,9 +28,9 @@ from app.kernel.problems import Renderer
 from app.modules.auth.api import Authenticator, Principal
 from app.modules.billing.api import Meter
 from app.modules.routing.adapters import (
-    LateSeal,
     dev_source,
     open_desk,
+    open_seal,
     open_sources,
     open_strangers,
     open_telemetry,
@@ -132,7 +132,7 @@ class RoutingModule(Module):
         )
         self.chooser = Chooser(self.registry, self.gates, weights)
         self.aliases = Aliases(self.registry)
-        seal = LateSeal(kit.keys)
+        seal = open_seal(kit)
         self.conversations = Conversations(kit.db, seal, kit.clock)
         tally = Tally()
         self._ledger = ledger = Ledger(

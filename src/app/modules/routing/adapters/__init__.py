@@ -8,12 +8,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from app.kernel import log
-from app.kernel.keys import Keyring
+from app.kernel.keys import AesGcmSeal
+from app.kernel.module import Kit
 from app.kernel.settings import SettingsError
 from app.modules.routing.domain.envelope import Surface
 from app.modules.routing.domain.names import base_url, ollama_url
 from app.modules.routing.domain.workers import WorkerTarget
-from app.modules.routing.ports import HttpClient, Seal, Source, Upstream
+from app.modules.routing.ports import HttpClient, Source, Upstream
 from app.modules.routing.settings import RoutingSettings
 
 if TYPE_CHECKING:
@@ -101,25 +102,8 @@ def open_client(name: str, url: str, settings: RoutingSettings) -> HttpClient:
     return AiohttpClient(name, url, **limits)
 
 
-class LateSeal:
-    """Loads the cryptography when something is first sealed: no start should pay for it."""
-
-    def __init__(self, keys: Keyring) -> None:
-        self._keys = keys
-        self._made: Seal | None = None
-
-    def seal(self, text: bytes, context: bytes) -> bytes:
-        return self._get().seal(text, context)
-
-    def unseal(self, sealed: bytes, context: bytes) -> bytes | None:
-        return self._get().unseal(sealed, context)
-
-    def _get(self) -> Seal:
-        if self._made is None:
-            from app.kernel.keys import AesGcmSeal
-
-            self._made = AesGcmSeal(self._keys, "routing-sealing")
-        return self._made
+def open_seal(kit: Kit) -> AesGcmSeal:
+    return AesGcmSeal(kit.keys, "routing-sealing")
 
 
 def open_workers(settings: RoutingSettings) -> Callable[[WorkerTarget], Upstream]:
