@@ -17,9 +17,8 @@ from app.modules.flows.service.engine import Engine
 from app.modules.flows.service.executions import Executions
 from app.modules.flows.service.flows import Flows
 from app.modules.flows.service.places import Places
-from app.modules.flows.service.views import KIND, Views
+from app.modules.flows.service.views import Views
 from app.modules.flows.service.works import AgentWork, CodeWork, LlmWork
-from app.modules.runs.api import Kind
 from tests.fakes.agents import FakeOutlet
 from tests.fakes.clock import FakeClock
 from tests.modules.runs import works
@@ -36,8 +35,13 @@ CALLER = Principal(
 
 
 class NoFiles:
+    """The same answer each time: nothing has changed."""
+
+    def __init__(self) -> None:
+        self._nothing: Mapping[str, Flow] = {}
+
     async def read(self) -> Mapping[str, Flow]:
-        return {}
+        return self._nothing
 
 
 class NoTiers:
@@ -68,10 +72,6 @@ class Process:
             self.cache,
         )
 
-    @property
-    def kind(self) -> Kind:
-        return Kind(KIND, self.engine.work, recovery="continue", parallel=64)
-
     def begin(self, runs: Any) -> None:
         self.executions = Executions(self.db, runs.runs, self.flows, self.engine, NoTiers())
         self.views = Views(self.db, runs.runs, runs.runs, self.flows)
@@ -97,7 +97,9 @@ async def opened(
 ) -> AsyncIterator[Process]:
     process = Process(db, clock, fate or Fate())
     with suppress(Death):
-        async with works.opened(process.db, process.cache, process.kind, clock=clock) as runs:
+        async with works.opened(
+            process.db, process.cache, process.engine.kind, clock=clock
+        ) as runs:
             process.begin(runs)
             with suppress(Death):
                 yield process

@@ -174,6 +174,24 @@ class TestExecute:
 
         assert (ended["flow_version"], list(ended["node_results"])) == ("1.0.0", ["old"])
 
+    async def test_runs_what_the_flow_has_become_since_the_last_time(self, desk):
+        flow_id = await desk.flow(node("old"))
+        await desk.end(await desk.start(flow_id))
+        await desk.done("PUT", f"/flows/{flow_id}", json={"nodes": [node("new")]})
+
+        ended = await desk.end(await desk.start(flow_id))
+
+        assert list(ended["node_results"]) == ["new"]
+
+    async def test_a_flow_that_was_deleted_since_the_last_time_is_not_found(self, desk):
+        flow_id = await desk.flow(node("a"))
+        await desk.end(await desk.start(flow_id))
+        await desk.done("DELETE", f"/flows/{flow_id}")
+
+        answer = await desk.ask("POST", "/flows/execute", json={"flow_id": flow_id})
+
+        assert answer.status_code == 404
+
     async def test_a_change_of_the_flow_does_not_reach_what_runs(self, desk):
         desk.agent.gate.clear()
         flow_id = await desk.flow(node("a"), node("old", "a"))

@@ -30,10 +30,10 @@ class Mortal(Database):
     commits = 0
 
     @asynccontextmanager
-    async def begin(self):
+    async def begin(self, *, is_durable=False):
         number = self.commits
         self.commits += 1
-        async with super().begin() as session:
+        async with super().begin(is_durable=is_durable) as session:
             yield session
             await session.flush()
             if self.point == 2 * number:

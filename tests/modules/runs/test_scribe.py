@@ -19,9 +19,9 @@ class Counted:
         self._inner = inner
         self.begun = 0
 
-    def begin(self):
+    def begin(self, *, is_durable=False):
         self.begun += 1
-        return self._inner.begin()
+        return self._inner.begin(is_durable=is_durable)
 
 
 @pytest.fixture

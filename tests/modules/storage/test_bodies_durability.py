@@ -1,6 +1,5 @@
 """What was answered with "stored" survives a power cut; and a store that fails shows nothing."""
 
-from contextlib import asynccontextmanager
 from uuid import UUID
 
 import pytest
@@ -25,25 +24,9 @@ from tests.modules.storage.stockrooms import (
     sent,
     sha256,
 )
+from tests.watched import Watched
 
 RECORD = UUID(int=100)
-
-
-class Watched:
-    """A database that remembers of each transaction whether its end survives a power cut."""
-
-    def __init__(self, inner) -> None:
-        self._inner = inner
-        self.commits: list[bool] = []
-
-    @asynccontextmanager
-    async def begin(self, *, is_durable: bool = False):
-        async with self._inner.begin(is_durable=is_durable) as session:
-            yield session
-        self.commits.append(is_durable)
-
-    def read(self):
-        return self._inner.read()
 
 
 @pytest.fixture

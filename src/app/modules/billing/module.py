@@ -20,7 +20,7 @@ from uuid import UUID
 
 from litestar.di import Provide
 
-from app.kernel.module import Command, Kit, Module, always
+from app.kernel.module import Command, Kit, Module, known
 from app.kernel.settings import Settings
 from app.modules.billing.adapters import open_holds
 from app.modules.billing.adapters.journal import FileJournal
@@ -61,7 +61,7 @@ class BillingModule(Module):
         return {Meter: self.meter, Tiers: self.limits}
 
     def dependencies(self) -> dict[str, Provide]:
-        return {"limits": always(self.limits), "usage_reports": always(self.reports)}
+        return {"limits": known(self.limits), "usage_reports": known(self.reports)}
 
     def commands(self) -> tuple[Command, ...]:
         return (Command("usage", "what was used, and what it cost", _arguments, self._report),)

@@ -22,7 +22,7 @@ from litestar import Router
 from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
-from app.kernel.module import Kit, Module, always
+from app.kernel.module import Kit, Module, always, known
 from app.kernel.problems import Renderer
 from app.modules.auth.api import Profiles
 from app.modules.billing.api import Tiers
@@ -41,15 +41,14 @@ from app.modules.flows.service.executions import Executions
 from app.modules.flows.service.flows import Flows
 from app.modules.flows.service.places import Places
 from app.modules.flows.service.system import System
-from app.modules.flows.service.views import KIND, Views
+from app.modules.flows.service.views import Views
 from app.modules.flows.service.works import AgentWork, CodeWork, LlmWork
 from app.modules.flows.settings import FlowSettings
 from app.modules.routing.api import Completions
-from app.modules.runs.api import Kind, RunLog, Runs
+from app.modules.runs.api import RunLog, Runs
 from app.modules.sandbox.api import Scripts
 
 # Executions that one process has in its hands: most of them wait for an agent or a model.
-PARALLEL = 1024
 BODY_LIMIT_BYTES = 2 * 2**20
 TWIN = "/api/v1"
 
@@ -83,7 +82,7 @@ class FlowsModule(Module):
         self.executions = Executions(db, runs, self.flows, self.engine, tiers)
         self.views = Views(db, runs, kit.use(RunLog), self.flows)
         self.system = System(db, clock, kit.house.version, kit.use(Profiles), tiers)
-        runs.offer(Kind(KIND, self.engine.work, recovery="continue", parallel=PARALLEL))
+        runs.offer(self.engine.kind)
         self._watch: asyncio.Task[None] | None = None
 
     def handlers(self) -> tuple[ControllerRouterHandler, ...]:
@@ -93,11 +92,11 @@ class FlowsModule(Module):
 
     def dependencies(self) -> dict[str, Provide]:
         return {
-            "agents": always(self.agents),
-            "execution_views": always(self.views),
-            "flow_executions": always(self.executions),
+            "agents": known(self.agents),
+            "execution_views": known(self.views),
+            "flow_executions": known(self.executions),
             "flow_system": always(self.system),
-            "flows": always(self.flows),
+            "flows": known(self.flows),
         }
 
     def dialects(self) -> dict[str, Renderer]:

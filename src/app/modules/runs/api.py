@@ -142,13 +142,15 @@ class Kind(msgspec.Struct, frozen=True):
     """A kind of run. ``work`` does one and says how it ended; cancelling it stops it.
 
     ``recovery``: whether another process may go on with a run whose process is gone. ``parallel``:
-    how many of them one process has at once.
+    how many of them one process has at once. ``is_durable``: what its runs write survives a power
+    cut before anything is done because of it.
     """
 
     name: str
     work: Work
     recovery: Recovery = "interrupt"
     parallel: int = 32
+    is_durable: bool = False
 
 
 class Runs(Protocol):

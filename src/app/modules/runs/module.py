@@ -17,7 +17,7 @@ from datetime import timedelta
 from litestar.di import Provide
 
 from app.kernel.jobs import Job
-from app.kernel.module import Kit, Module, always
+from app.kernel.module import Kit, Module, known
 from app.modules.runs.api import RunLog, Runs
 from app.modules.runs.controllers import RunController
 from app.modules.runs.models import EventRow, RunRow
@@ -44,7 +44,7 @@ class RunsModule(Module):
         return {Runs: self.runs, RunLog: self.runs}
 
     def dependencies(self) -> dict[str, Provide]:
-        return {"run_service": always(self.runs)}
+        return {"run_service": known(self.runs)}
 
     def jobs(self) -> tuple[Job, ...]:
         return (Job("runs.sweep", self._sweep, cron="23 * * * *"),)

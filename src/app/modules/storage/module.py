@@ -18,12 +18,11 @@ with each change. An upload is open, then committed, aborted or expired.
 """
 
 import argparse
-from typing import Any
 
-from litestar.di import NamedDependency, Provide
+from litestar.di import Provide
 
 from app.kernel.jobs import Job
-from app.kernel.module import Command, Kit, Module, Provider
+from app.kernel.module import Command, Kit, Module, known
 from app.kernel.ports import BlobLinks
 from app.modules.billing.api import Tiers
 from app.modules.storage.adapters import open_index
@@ -156,19 +155,6 @@ class StorageModule(Module):
 
     async def _check(self, options: argparse.Namespace) -> str:
         return told(await self.inventory.take(may_repair=options.repair))
-
-
-def known(service: object) -> Provide:
-    """Provide it to those whose caller is known, and after that.
-
-    What a handler takes that does not wait for each other, Litestar asks for by a group of tasks,
-    which costs a sixth of a small request.
-    """
-
-    def after(principal: NamedDependency[Any]) -> object:  # noqa: ARG001 - it is waited for
-        return service
-
-    return Provider(after, sync_to_thread=False)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,8 @@ WORDS: Final[Mapping[str, ExecutionStatus]] = {
     "completed": "completed",
     "cancelled": "cancelled",
 }
+# What runs call them.
+KIND: Final = "flows.execution"
 # The name of the event that says how far a node is.
 NODE: Final = "node"
 PRIORITY_LIMIT: Final = 10

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, String, Table, Uuid, bindparam, fu
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.kernel.db import uuid7
+from app.kernel.db import Prepared, uuid7
 from app.kernel.ports import utc_now
 from app.modules.flows.domain.definitions import Flow
 from app.modules.flows.domain.versions import Version, definition_id, encode
@@ -18,12 +18,14 @@ from app.modules.flows.models import DefinitionRow, FlowRow
 # Definitions in one statement.
 BATCH: Final = 50
 FLOWS: Final = cast(Table, FlowRow.__table__)
-# Every execution begins with it: by the table, and made once.
-_HEADS: Final = select(FLOWS.c.flow_id, FLOWS.c.definition_id).where(
-    FLOWS.c.user_id == bindparam("the_user", type_=Uuid()),
-    FLOWS.c.is_active,
-    FLOWS.c.flow_id.in_(bindparam("flow_ids", type_=String(), expanding=True)),
+_OWN_HEADS: Final = select(FLOWS.c.flow_id, FLOWS.c.definition_id).where(
+    FLOWS.c.user_id == bindparam("the_user", type_=Uuid()), FLOWS.c.is_active
 )
+_HEADS: Final = _OWN_HEADS.where(
+    FLOWS.c.flow_id.in_(bindparam("flow_ids", type_=String(), expanding=True))
+)
+# Every execution begins with it, and most flows have no other flow inside.
+HEAD: Final = Prepared(_OWN_HEADS.where(FLOWS.c.flow_id == bindparam("the_flow", type_=String())))
 
 
 class FlowRepository:
@@ -58,6 +60,10 @@ class FlowRepository:
 
     async def heads(self, user_id: UUID, flow_ids: Collection[str]) -> dict[str, UUID]:
         """The newest definition of each of these flows that the user has."""
+        if len(flow_ids) == 1:
+            [flow_id] = flow_ids
+            named = {"the_user": user_id, "the_flow": flow_id}
+            return {row[0]: row[1] for row in await HEAD.rows(self._session, named)}
         names = {"the_user": user_id, "flow_ids": list(flow_ids)}
         return dict((await self._session.execute(_HEADS, names)).tuples().all())
 

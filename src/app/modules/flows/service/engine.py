@@ -13,16 +13,17 @@ from app.kernel.db import Database
 from app.kernel.ports import Cache, Clock
 from app.modules.auth.api import Principal
 from app.modules.flows.domain.definitions import NodeKind, Plan
-from app.modules.flows.domain.executions import DEFAULT_TIMEOUT_S, NodeState, Order
+from app.modules.flows.domain.executions import DEFAULT_TIMEOUT_S, KIND, NodeState, Order
 from app.modules.flows.repository.executions import ExecutionRepository, state_of
 from app.modules.flows.service.flows import Flows
 from app.modules.flows.service.journal import Journal
 from app.modules.flows.service.places import Places
 from app.modules.flows.service.walk import NodeFailed, Setting, Walk
 from app.modules.flows.service.works import Work
-from app.modules.runs.api import Ended, Turn
+from app.modules.runs.api import Ended, Kind, Turn
 
 TEXT_LIMIT_CHARS: Final = 2000
+PARALLEL: Final = 1024
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -60,6 +61,13 @@ class Engine:
         self._places = places
         self._cache = cache
         self._taken: dict[UUID, Taken] = {}
+
+    @property
+    def kind(self) -> Kind:
+        """Executions, as runs. A call that may not be made twice waits until the disk knows of it:
+        after a power cut it would be made again.
+        """
+        return Kind(KIND, self.work, recovery="continue", parallel=PARALLEL, is_durable=True)
 
     def expect(self, run_id: UUID, taken: Taken) -> None:
         """This run is about to begin here."""

@@ -1,5 +1,6 @@
 """The verbs of executions: start one, stop it."""
 
+from contextlib import suppress
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
@@ -10,12 +11,14 @@ from app.kernel.db import Database
 from app.kernel.errors import Conflict, Forbidden, Invalid, TooLarge
 from app.modules.auth.api import Principal
 from app.modules.billing.api import LimitReached, Tiers
+from app.modules.flows.domain.definitions import Plan
 from app.modules.flows.domain.depths import DEPTH_LIMIT, is_too_deep
-from app.modules.flows.domain.executions import Execution, Order, status_of
+from app.modules.flows.domain.executions import KIND, Execution, Order, status_of
 from app.modules.flows.repository.executions import ExecutionRepository
 from app.modules.flows.service.engine import Engine, Taken
 from app.modules.flows.service.flows import Flows
-from app.modules.flows.service.views import KIND, NoSuchExecution
+from app.modules.flows.service.plans import Planned
+from app.modules.flows.service.views import NoSuchExecution
 from app.modules.runs.api import NoSuchRun, Run, Runs, Wish
 
 INPUT_LIMIT_BYTES: Final = 2**20
@@ -46,6 +49,10 @@ class InsufficientCredits(Forbidden):
     title = "Insufficient credits"
 
 
+class _PlanChanged(Exception):
+    """What was remembered is not what would be run."""
+
+
 class Executions:
     """Writes. What it starts, ``engine`` does."""
 
@@ -71,11 +78,10 @@ class Executions:
                 limit_bytes=INPUT_LIMIT_BYTES,
             )
         await self._admit(principal)
-        plan = await self._flows.plan(principal.user_id, order.flow_id, order.version)
         digest = sha256(raw).hexdigest() if idempotency_key else ""
         wish = Wish(principal.user_id, KIND, order.flow_id, idempotency_key, digest)
         order = msgspec.structs.replace(order, caller=msgspec.json.encode(principal))
-        run = await self._start(wish, Taken(order, plan))
+        run, plan = await self._started(wish, order)
         return Execution(
             id=run.id,
             flow_id=order.flow_id,
@@ -112,10 +118,21 @@ class Executions:
                 text = f"{one.limit} requests a minute are allowed; try again in a moment."
                 raise LimitReached(text, retry_after_s=AGAIN_S, limit=one.name, holder=one.holder)
 
-    async def _start(self, wish: Wish, taken: Taken) -> Run:
+    async def _started(self, wish: Wish, order: Order) -> tuple[Run, Plan]:
+        """Start it with the plan that is remembered, if it is good still, else with a new one."""
+        former = await self._flows.recall(wish.user_id, order.flow_id, order.version)
+        if former is not None:
+            with suppress(_PlanChanged):
+                return await self._start(wish, Taken(order, former.plan), former), former.plan
+        plan = await self._flows.plan(wish.user_id, order.flow_id, order.version)
+        return await self._start(wish, Taken(order, plan)), plan
+
+    async def _start(self, wish: Wish, taken: Taken, former: Planned | None = None) -> Run:
         run: Run | None = None
         try:
-            async with self._db.begin() as session:
+            async with self._db.begin(is_durable=True) as session:
+                if former and not await self._flows.is_current(session, wish.user_id, former):
+                    raise _PlanChanged
                 run, is_new = await self._runs.start(session, wish)
                 if is_new:
                     if run.status == "running":

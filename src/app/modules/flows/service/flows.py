@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.kernel.db import Database
 from app.kernel.errors import Conflict, Forbidden, Invalid
@@ -19,7 +20,7 @@ from app.modules.flows.models import DefinitionRow, FlowRow
 from app.modules.flows.ports import FlowFiles
 from app.modules.flows.repository.flows import FlowRepository
 from app.modules.flows.service.installation import Head, Installation
-from app.modules.flows.service.plans import Planner, check_name, no_such_flow
+from app.modules.flows.service.plans import Planned, Planner, check_name, no_such_flow
 
 FLOWS_LIMIT: Final = 1000
 VERSIONS_LIMIT: Final = 1000
@@ -186,6 +187,19 @@ class Flows:
         planned = await self._planner.plan(user_id, flow_id, version)
         await self._check_agents(user_id, planned.agents)
         return planned.plan
+
+    async def recall(self, user_id: UUID, flow_id: str, version: str | None) -> Planned | None:
+        """What one would have run when this was looked up last; ``is_current`` tells whether it
+        would still. ``FlowInvalid`` for an agent that is not there any more.
+        """
+        planned = await self._planner.recall(user_id, flow_id, version)
+        if planned is not None:
+            await self._check_agents(user_id, planned.agents)
+        return planned
+
+    async def is_current(self, session: AsyncSession, user_id: UUID, planned: Planned) -> bool:
+        """Whether an execution that starts in this transaction would run this."""
+        return await self._planner.is_current(session, user_id, planned)
 
     async def load(self, ids: Mapping[str, UUID]) -> Plan:
         """The plan with these definitions, whatever has become of the flows since."""

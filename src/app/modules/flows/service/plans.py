@@ -1,10 +1,11 @@
 """Plans: a flow with the flows that are its nodes, and theirs."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.kernel.db import Database
 from app.kernel.errors import NotFound
@@ -15,6 +16,8 @@ from app.modules.flows.models import DefinitionRow
 from app.modules.flows.repository.flows import FlowRepository
 from app.modules.flows.service.installation import Head, Installation
 from app.modules.flows.service.recent import Recent
+
+PlanKey: TypeAlias = tuple[UUID, str, str | None]
 
 # Flows inside of flows; a node's path has one part more.
 DEPTH_LIMIT: Final = 4
@@ -50,9 +53,6 @@ class Planned(msgspec.Struct, frozen=True):
     agents: dict[str, str]
     size_bytes: int
 
-    def is_current(self, heads: Mapping[str, UUID]) -> bool:
-        return all(heads.get(flow_id) == found for flow_id, found in self.own.items())
-
 
 class _Place(msgspec.Struct, frozen=True):
     """A flow where it stands: the path of the node that it is, and the flows around it."""
@@ -77,29 +77,31 @@ class Planner:
     def __init__(self, db: Database, installation: Installation) -> None:
         self._db = db
         self._installation = installation
-        self._plans: Recent[tuple[UUID, str, str | None], Planned] = Recent(
-            KEPT_LIMIT, KEPT_LIMIT_BYTES
-        )
+        self._plans: Recent[PlanKey, Planned] = Recent(KEPT_LIMIT, KEPT_LIMIT_BYTES)
         self._definitions: Recent[UUID, Definition] = Recent(KEPT_LIMIT, KEPT_LIMIT_BYTES)
+
+    async def recall(self, user_id: UUID, flow_id: str, version: str | None) -> Planned | None:
+        """A plan that was made before; whether it is good still, ``is_current`` tells."""
+        return self._former((user_id, flow_id, version), await self._installation.flows())
+
+    async def is_current(self, session: AsyncSession, user_id: UUID, planned: Planned) -> bool:
+        """Whether none of its flows has changed, as this transaction sees them."""
+        heads = await FlowRepository(session).heads(user_id, planned.own.keys())
+        return all(heads.get(flow_id) == found for flow_id, found in planned.own.items())
 
     async def plan(self, user_id: UUID, flow_id: str, version: str | None) -> Planned:
         """A user's flow, or the installation's. ``NoSuchFlow``; ``FlowInvalid`` for what is inside.
 
-        One that was made before is good while nothing in it has changed, which one look tells.
+        One that was made before is taken while it is good.
         """
         check_name(flow_id, version)
-        house = await self._installation.flows()
         key = (user_id, flow_id, version)
-        former = self._plans.get(key)
-        if former is not None and former.house is not house:
-            former = None
-        names = [flow_id] if former is None else list(former.own)
+        house = await self._installation.flows()
+        former = self._former(key, house)
         async with self._db.read() as session:
-            repository = FlowRepository(session)
-            heads = await repository.heads(user_id, names)
-            if former is not None and former.is_current(heads):
+            if former is not None and await self.is_current(session, user_id, former):
                 return former
-            search = _Search(repository, user_id, house, self._definitions)
+            search = _Search(FlowRepository(session), user_id, house, self._definitions)
             root = await search.root(flow_id, version)
             planned = await search.planned(root)
         self._plans.put(key, planned, planned.size_bytes)
@@ -127,6 +129,10 @@ class Planner:
             raise NoSuchFlow("A flow that this execution has begun with is gone.")
         inner = {path: flow for path, flow in flows.items() if path}
         return Plan(flows[""], inner, dict(ids))
+
+    def _former(self, key: PlanKey, house: Mapping[str, Head]) -> Planned | None:
+        former = self._plans.get(key)
+        return former if former is not None and former.house is house else None
 
 
 class _Search:

@@ -9,6 +9,7 @@ import msgspec
 from app.kernel.db import Database
 from app.kernel.errors import NotFound
 from app.modules.flows.domain.executions import (
+    KIND,
     Execution,
     ExecutionStatus,
     Order,
@@ -29,7 +30,6 @@ STATUSES: Final[Mapping[ExecutionStatus, tuple[Status, ...]]] = {
     "failed": ("failed", "timed_out", "interrupted", "unknown"),
     "cancelled": ("cancelled",),
 }
-KIND: Final = "flows.execution"
 
 
 class NoSuchExecution(NotFound):

@@ -4,6 +4,7 @@ News are hints: the log is the truth, and whoever follows looks there once a sec
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -16,6 +17,8 @@ from app.modules.runs.domain import Status
 
 TOPIC: Final = "runs.moved"
 RETRY_EVERY_S: Final = 1.0
+TOLD_AT_ONCE: Final = 100
+UNTOLD_LIMIT: Final = 10_000
 
 _log = log.get("runs")
 
@@ -27,7 +30,8 @@ class RunNews:
         self._cache = cache
         self._followers: dict[UUID, set[asyncio.Event]] = {}
         self._observers: list[Callable[[UUID, str], None]] = []
-        self._telling: set[asyncio.Task[None]] = set()
+        self._untold: deque[str] = deque(maxlen=UNTOLD_LIMIT)
+        self._telling: asyncio.Task[None] | None = None
 
     def observe(self, observer: Callable[[UUID, str], None]) -> None:
         """Have ``observer`` told what moved, here or elsewhere, and into which state."""
@@ -36,9 +40,9 @@ class RunNews:
     def tell(self, run_id: UUID, status: Status) -> None:
         """This run has moved; its transaction has committed."""
         self._ring(run_id)
-        telling = asyncio.create_task(self._publish(f"{run_id} {status}"))
-        self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
+        self._untold.append(f"{run_id} {status}")
+        if self._telling is None:
+            self._telling = asyncio.create_task(self._publish())
 
     @contextmanager
     def following(self, run_id: UUID) -> Iterator[asyncio.Event]:
@@ -65,13 +69,24 @@ class RunNews:
                 _log.exception("runs.listening-failed", error)
             await asyncio.sleep(RETRY_EVERY_S)
 
-    async def _publish(self, message: str) -> None:
-        with suppress(Unavailable):
-            await self._cache.publish(TOPIC, message)
+    async def _publish(self) -> None:
+        """Publish what there is to tell, and what comes meanwhile. What is not heard is seen."""
+        try:
+            while self._untold:
+                count = min(len(self._untold), TOLD_AT_ONCE)
+                told = "\n".join(self._untold.popleft() for _ in range(count))
+                with suppress(Unavailable):
+                    await self._cache.publish(TOPIC, told)
+        finally:
+            self._telling = None
 
     def _hear(self, message: str) -> None:
+        for line in message.splitlines():
+            self._hear_one(line)
+
+    def _hear_one(self, line: str) -> None:
         with suppress(ValueError):
-            text, _, status = message.partition(" ")
+            text, _, status = line.partition(" ")
             run_id = UUID(text)
             self._ring(run_id)
             for observer in self._observers:

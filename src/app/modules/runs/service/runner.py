@@ -42,6 +42,7 @@ class Runner:
         self._news = news
         self._lease = timedelta(seconds=lease_s)
         self._scribe = Scribe(db, clock)
+        self._durable_scribe = Scribe(db, clock, is_durable=True)
         self._kinds: dict[str, Kind] = {}
         self._busy: dict[str, int] = {}
         self._backlog: set[str] = set()
@@ -174,7 +175,7 @@ class Runner:
 
     def _begin(self, run: Run, effects: Effects) -> None:
         kind = self._kinds[run.kind]
-        turn = RunTurn(self._scribe, run, self.worker, effects, self._news.tell)
+        turn = RunTurn(self._scribe_of(kind), run, self.worker, effects, self._news.tell)
         self._busy[kind.name] += 1
         task = asyncio.create_task(self._do(kind, turn), name=f"run-{run.id}")
         self._turns[run.id] = turn, task
@@ -206,13 +207,13 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - whatever the work raises is its run's end
             _log.exception("runs.work-failed", error, kind=kind.name, run_id=str(turn.run.id))
             ended = FAILED
-        await self._end_surely(turn.hold, ended)
+        await self._end_surely(kind, turn.hold, ended)
 
-    async def _end_surely(self, hold: Hold, ended: Ended) -> None:
+    async def _end_surely(self, kind: Kind, hold: Hold, ended: Ended) -> None:
         """Keep trying while the database is away: the work is done, and shall not be lost."""
         while True:
             try:
-                return await self._end(hold, ended)
+                return await self._end(kind, hold, ended)
             except Unavailable:
                 _log.warning("runs.end-waits-for-database", run_id=str(hold.run_id))
                 await asyncio.sleep(LOOK_EVERY_S)
@@ -222,9 +223,9 @@ class Runner:
                 _log.exception("runs.end-not-written", error, run_id=str(hold.run_id))
                 ended = FAILED
 
-    async def _end(self, hold: Hold, ended: Ended) -> None:
+    async def _end(self, kind: Kind | None, hold: Hold, ended: Ended) -> None:
         text = _storable(ended.detail)
-        row = await self._scribe.keep(
+        row = await self._scribe_of(kind).keep(
             lambda runs: runs.end(held(hold), ended.status, ended.news, ended.code, text),
             ended.write,
         )
@@ -239,7 +240,7 @@ class Runner:
                     await self._repository(session).release(hold)
                 return
             text = "The server stopped while this was running."
-            await self._end(hold, Ended("interrupted", "shutdown", text))
+            await self._end(kind, hold, Ended("interrupted", "shutdown", text))
 
     async def _renew(self) -> None:
         """Renew our leases in one statement; stop what is ours no more."""
@@ -278,10 +279,10 @@ class Runner:
         elif verdict == "unknown":
             open_keys = ", ".join(sorted(k for k, is_safe in effects.begun.items() if not is_safe))
             text = f"The process died while {open_keys} was under way; it may have been done."
-            await self._end(hold, Ended("unknown", CRASHED, text))
+            await self._end(kind, hold, Ended("unknown", CRASHED, text))
         else:
             text = "The process that did it is gone."
-            await self._end(hold, Ended("interrupted", CRASHED, text))
+            await self._end(kind, hold, Ended("interrupted", CRASHED, text))
 
     async def _again(self, hold: Hold, effects: Effects) -> None:
         async with self._db.begin() as session:
@@ -299,6 +300,9 @@ class Runner:
                 found = effects_of(events, found)
                 seq = events[-1].seq
         return found
+
+    def _scribe_of(self, kind: Kind | None) -> Scribe:
+        return self._durable_scribe if kind and kind.is_durable else self._scribe
 
     def _repository(self, session: AsyncSession) -> RunRepository:
         return RunRepository(session, self._clock())

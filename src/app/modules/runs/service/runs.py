@@ -78,7 +78,7 @@ class RunService:
         after_commit(session, partial(self._news.tell, run_id, row.status))
 
     async def cancel(self, user_id: UUID, run_id: UUID) -> Run:
-        async with self._db.begin() as session:
+        async with self._db.begin(is_durable=True) as session:
             repository = RunRepository(session, self._clock())
             row = await repository.owned(user_id, run_id)
             if row is None:

@@ -25,11 +25,17 @@ class Entry(NamedTuple):
 
 
 class Scribe:
-    """One for each process. A transaction costs more than what one run writes in it."""
+    """A transaction costs more than what one run writes in it.
 
-    def __init__(self, db: Database, clock: Callable[[], datetime]) -> None:
+    ``is_durable`` is as in ``Database.begin``.
+    """
+
+    def __init__(
+        self, db: Database, clock: Callable[[], datetime], *, is_durable: bool = False
+    ) -> None:
         self._db = db
         self._clock = clock
+        self._is_durable = is_durable
         self._entries: list[Entry] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -78,7 +84,7 @@ class Scribe:
 
     async def _together(self, entries: list[Entry]) -> list[RunRow | None]:
         rows = []
-        async with self._db.begin() as session:
+        async with self._db.begin(is_durable=self._is_durable) as session:
             repository = RunRepository(session, self._clock())
             for entry in entries:
                 row = await entry.change(repository)
