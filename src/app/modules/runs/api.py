@@ -4,15 +4,17 @@ A module offers a kind of run, which has a name and a function, and starts runs 
 contract calls the states is said at its own edge.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 from uuid import UUID
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.kernel.errors import Conflict, NotFound
+from app.kernel.errors import Conflict, Invalid, NotFound
 from app.modules.runs.domain import (
     EFFECT_BEGUN,
     EFFECT_DONE,
@@ -26,6 +28,8 @@ from app.modules.runs.domain import (
 __all__ = [
     "EFFECT_BEGUN",
     "EFFECT_DONE",
+    "KEEP_ALIVE",
+    "CursorMalformed",
     "Ended",
     "Event",
     "Kind",
@@ -41,7 +45,14 @@ __all__ = [
     "Turn",
     "Wish",
     "Write",
+    "paced",
+    "seq_of",
 ]
+
+# What is said on a stream on which nothing happens: proxies cut those that are silent for long.
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+KEEP_ALIVE_S: Final = 15.0
+SEQ_LIMIT_DIGITS: Final = 18
 
 Write: TypeAlias = Callable[[AsyncSession], Awaitable[None]]
 
@@ -50,6 +61,12 @@ class NoSuchRun(NotFound):
     """There is no such run, or it is somebody else's."""
 
     title = "No such run"
+
+
+class CursorMalformed(Invalid):
+    """A cursor is the ``next`` of a page of the same list, or the id of the last event."""
+
+    title = "Cursor malformed"
 
 
 class NotAwaiting(Conflict):
@@ -196,3 +213,42 @@ class RunLog(Protocol):
     async def tally(self, user_id: UUID, kind: str) -> dict[Status, int]:
         """How many runs of this kind a user has, by how far they are; those with none left out."""
         ...
+
+
+def seq_of(last_event_id: str | None) -> int:
+    """Read ``Last-Event-ID``; without one, what is before the first event."""
+    if not last_event_id:
+        return 0
+    if not last_event_id.isdigit() or len(last_event_id) > SEQ_LIMIT_DIGITS:
+        raise CursorMalformed("Last-Event-ID is the id of an event of this very stream.")
+    return int(last_event_id)
+
+
+@asynccontextmanager
+async def paced(
+    events: AsyncIterator[Event], every_s: float = KEEP_ALIVE_S
+) -> AsyncIterator[AsyncIterator[Event | None]]:
+    """The events, and ``None`` whenever none has come for ``every_s``. The end closes both."""
+    async with aclosing(_paced(events, every_s)) as told:
+        yield told
+
+
+async def _paced(events: AsyncIterator[Event], every_s: float) -> AsyncGenerator[Event | None]:
+    coming: asyncio.Task[Event] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait({coming}, timeout=every_s)
+            if not done:
+                yield None
+                continue
+            try:
+                event, coming = coming.result(), None
+            except StopAsyncIteration:
+                return
+            yield event
+    finally:
+        if coming is not None:
+            coming.cancel()
+        await asyncio.gather(*filter(None, [coming]), return_exceptions=True)
+        await events.aclose()  # type: ignore[attr-defined]  # a generator's

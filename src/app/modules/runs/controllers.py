@@ -1,6 +1,5 @@
 """HTTP of runs."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Final
 from uuid import UUID
@@ -12,22 +11,14 @@ from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK
 
 from app.kernel.db import Page
-from app.kernel.errors import Invalid
 from app.modules.auth.api import Principal
+from app.modules.runs.api import KEEP_ALIVE, CursorMalformed, paced, seq_of
 from app.modules.runs.domain import Event, Search, Status
 from app.modules.runs.schemas import RunRead, event_frame
 from app.modules.runs.service.runs import RunService
 
 MAX_PAGE = 500
-KEEP_ALIVE_S: Final = 15.0
-KEEP_ALIVE: Final = b": keep-alive\n\n"
 STREAM_HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-
-
-class CursorMalformed(Invalid):
-    """A cursor is the ``next`` of a page of the same list, or the id of the last event."""
-
-    title = "Cursor malformed"
 
 
 class RunController(Controller):
@@ -75,7 +66,7 @@ class RunController(Controller):
         """Server-sent events from the first one on, or from behind `Last-Event-ID`; the stream
         ends with the run.
         """
-        after_seq = _last_seen(last_event_id)
+        after_seq = seq_of(last_event_id)
         await run_service.get(principal.user_id, run_id)
         events = run_service.follow(principal.user_id, run_id, after_seq=after_seq)
         return Stream(_framed(events), media_type="text/event-stream", headers=STREAM_HEADERS)
@@ -93,24 +84,9 @@ class RunController(Controller):
 
 async def _framed(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
     """Frame events, and say in long silences that we are here."""
-    coming: asyncio.Task[Event] | None = None
-    try:
-        while True:
-            coming = coming or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({coming}, timeout=KEEP_ALIVE_S)
-            if not done:
-                yield KEEP_ALIVE
-                continue
-            try:
-                event, coming = coming.result(), None
-            except StopAsyncIteration:
-                return
-            yield event_frame(event)
-    finally:
-        if coming is not None:
-            coming.cancel()
-        await asyncio.gather(*filter(None, [coming]), return_exceptions=True)
-        await events.aclose()  # type: ignore[attr-defined]  # a generator's
+    async with paced(events) as told:
+        async for event in told:
+            yield KEEP_ALIVE if event is None else event_frame(event)
 
 
 def _cursor(cursor: str | None) -> UUID | None:
@@ -118,11 +94,3 @@ def _cursor(cursor: str | None) -> UUID | None:
         return None if cursor is None else UUID(cursor)
     except ValueError:
         raise CursorMalformed("cursor is the `next` of the page before.") from None
-
-
-def _last_seen(given: str | None) -> int:
-    if not given:
-        return 0
-    if not given.isdigit() or len(given) > 18:
-        raise CursorMalformed("Last-Event-ID is the id of an event of this run.")
-    return int(given)

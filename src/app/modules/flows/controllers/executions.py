@@ -1,6 +1,5 @@
 """``/spine/flows/execute``, ``/spine/executions`` and ``/spine/messages``."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Final
 from uuid import UUID
@@ -11,7 +10,6 @@ from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, Quer
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK
 
-from app.kernel.errors import Invalid
 from app.modules.auth.api import Principal
 from app.modules.flows.domain.executions import ExecutionStatus
 from app.modules.flows.schemas.executions import (
@@ -29,12 +27,10 @@ from app.modules.flows.schemas.executions import (
 )
 from app.modules.flows.service.executions import Executions
 from app.modules.flows.service.views import Views
-from app.modules.runs.api import Event
+from app.modules.runs.api import KEEP_ALIVE, paced, seq_of
 
 MAX_PAGE: Final = 500
 MAX_OFFSET: Final = 1_000_000
-KEEP_ALIVE_S: Final = 15.0
-KEEP_ALIVE: Final = b": keep-alive\n\n"
 STREAM_HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 KEY_LIMIT_CHARS: Final = 255
 
@@ -43,12 +39,6 @@ IdempotencyKey = Annotated[
 ]
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)]
 Offset = Annotated[int, QueryParameter(ge=0, le=MAX_OFFSET)]
-
-
-class CursorMalformed(Invalid):
-    """``Last-Event-ID`` is the id of an event of this execution."""
-
-    title = "Cursor malformed"
 
 
 class ExecutionController(Controller):
@@ -144,7 +134,7 @@ class ExecutionController(Controller):
         """Server-sent events `status`, `node` and, last, `result`; from the first one on, or from
         behind `Last-Event-ID`.
         """
-        after_seq = _last_seen(last_event_id)
+        after_seq = seq_of(last_event_id)
         await execution_views.find(principal.user_id, execution_id)
         frames = _frames(execution_views, principal.user_id, execution_id, after_seq)
         return Stream(frames, media_type="text/event-stream", headers=STREAM_HEADERS)
@@ -154,32 +144,9 @@ async def _frames(
     views: Views, user_id: UUID, execution_id: UUID, after_seq: int
 ) -> AsyncIterator[bytes]:
     """The log's events in the words of this contract, and the result."""
-    events = views.follow(user_id, execution_id, after_seq=after_seq)
-    coming: asyncio.Task[Event] | None = None
-    try:
-        while True:
-            coming = coming or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({coming}, timeout=KEEP_ALIVE_S)
-            if not done:
-                yield KEEP_ALIVE
-                continue
-            try:
-                event, coming = coming.result(), None
-            except StopAsyncIteration:
-                break
-            if (frame := event_frame(event)) is not None:
+    async with paced(views.follow(user_id, execution_id, after_seq=after_seq)) as events:
+        async for event in events:
+            frame = KEEP_ALIVE if event is None else event_frame(event)
+            if frame is not None:
                 yield frame
-    finally:
-        if coming is not None:
-            coming.cancel()
-        await asyncio.gather(*filter(None, [coming]), return_exceptions=True)
-        await events.aclose()  # type: ignore[attr-defined]  # a generator's
     yield result_frame(ExecutionRead.of(await views.see(user_id, execution_id)))
-
-
-def _last_seen(given: str | None) -> int:
-    if not given:
-        return 0
-    if not given.isdigit() or len(given) > 18:
-        raise CursorMalformed("Last-Event-ID is the id of an event of this execution.")
-    return int(given)

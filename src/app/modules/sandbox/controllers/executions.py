@@ -1,6 +1,5 @@
 """``/sandbox/execute`` and ``/sandbox/executions``."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -13,9 +12,8 @@ from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED
 
 from app.kernel.db import Page
-from app.kernel.errors import Invalid
 from app.modules.auth.api import Principal
-from app.modules.runs.api import Event
+from app.modules.runs.api import KEEP_ALIVE, CursorMalformed, paced, seq_of
 from app.modules.sandbox.schemas.executions import (
     ExecutionCreate,
     ExecutionCreated,
@@ -32,20 +30,12 @@ from app.modules.sandbox.service.views import Views
 
 MAX_PAGE: Final = 500
 WAIT_LIMIT_S: Final = 900.0
-KEEP_ALIVE_S: Final = 15.0
-KEEP_ALIVE: Final = b": keep-alive\n\n"
 STREAM_HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 KEY_LIMIT_CHARS: Final = 255
 
 IdempotencyKey = Annotated[
     str | None, HeaderParameter(name="idempotency-key", min_length=1, max_length=KEY_LIMIT_CHARS)
 ]
-
-
-class CursorMalformed(Invalid):
-    """A cursor is the ``next`` of a page of the same list, or the id of the last event."""
-
-    title = "Cursor malformed"
 
 
 class ExecuteController(Controller):
@@ -143,7 +133,7 @@ class ExecutionController(Controller):
         """Server-sent events `status`, `stdout`, `stderr`, `llm_request` and, last, `result`; from
         the first one on, or from behind `Last-Event-ID`.
         """
-        after_seq = _last_seen(last_event_id)
+        after_seq = seq_of(last_event_id)
         await views.find(principal.user_id, execution_id)
         frames = _frames(views, principal.user_id, execution_id, after_seq)
         return Stream(frames, media_type="text/event-stream", headers=STREAM_HEADERS)
@@ -170,28 +160,15 @@ async def _frames(
 ) -> AsyncIterator[bytes]:
     """The log's events, what was printed since the last of them, and the result."""
     told = {"stdout": 0, "stderr": 0}
-    events = views.follow(user_id, execution_id)
-    coming: asyncio.Task[Event] | None = None
-    try:
-        while True:
-            coming = coming or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({coming}, timeout=KEEP_ALIVE_S)
-            if not done:
+    async with paced(views.follow(user_id, execution_id)) as events:
+        async for event in events:
+            if event is None:
                 yield KEEP_ALIVE
                 continue
-            try:
-                event, coming = coming.result(), None
-            except StopAsyncIteration:
-                break
             if event.name in told:
                 told[event.name] += len(event.data["text"])
             if event.seq > after_seq and (frame := event_frame(event)) is not None:
                 yield frame
-    finally:
-        if coming is not None:
-            coming.cancel()
-        await asyncio.gather(*filter(None, [coming]), return_exceptions=True)
-        await events.aclose()  # type: ignore[attr-defined]  # a generator's
     read = ExecutionRead.of(await views.ended(user_id, execution_id))
     for stream, text in untold(read, told):
         yield text_frame(stream, text)
@@ -203,11 +180,3 @@ def _cursor(cursor: str | None) -> UUID | None:
         return None if cursor is None else UUID(cursor)
     except ValueError:
         raise CursorMalformed("cursor is the `next` of the page before.") from None
-
-
-def _last_seen(given: str | None) -> int:
-    if not given:
-        return 0
-    if not given.isdigit() or len(given) > 18:
-        raise CursorMalformed("Last-Event-ID is the id of an event of this execution.")
-    return int(given)
