@@ -9,7 +9,6 @@ import msgspec
 
 from app.kernel import log
 from app.kernel.keys import AesGcmSeal
-from app.kernel.module import Kit
 from app.kernel.settings import SettingsError
 from app.modules.routing.domain.envelope import Surface
 from app.modules.routing.domain.names import base_url, ollama_url
@@ -18,6 +17,7 @@ from app.modules.routing.ports import HttpClient, Source, Upstream
 from app.modules.routing.settings import RoutingSettings
 
 if TYPE_CHECKING:
+    from app.kernel.module import Kit
     from app.modules.routing.adapters.agent_client import AgentClient
     from app.modules.routing.adapters.otel import GenAiTelemetry
 
@@ -102,7 +102,7 @@ def open_client(name: str, url: str, settings: RoutingSettings) -> HttpClient:
     return AiohttpClient(name, url, **limits)
 
 
-def open_seal(kit: Kit) -> AesGcmSeal:
+def open_seal(kit: "Kit") -> AesGcmSeal:
     return AesGcmSeal(kit.keys, "routing-sealing")
 
 
