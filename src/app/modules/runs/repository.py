@@ -258,9 +258,9 @@ class RunRepository:
         self, worker: str, ids: Collection[UUID], until: datetime
     ) -> set[tuple[UUID, int]]:
         """Renew the leases of these runs; the claims that still hold."""
-        mine = and_(RunRow.id.in_(ids), RunRow.worker == worker, RunRow.status.in_(LIVE))
-        statement = update(RunRow).where(mine).values(lease_until=until)
-        rows = await self._session.execute(statement.returning(RunRow.id, RunRow.fence))
+        mine = and_(_RUNS.c.id.in_(ids), _RUNS.c.worker == worker, _is_in(LIVE))
+        statement = update(_RUNS).where(mine).values(lease_until=until)
+        rows = await self._session.execute(statement.returning(_RUNS.c.id, _RUNS.c.fence))
         return {(run_id, fence) for run_id, fence in rows}
 
     async def drop_old(self, ended_before: datetime, keep_count: int, limit: int) -> list[UUID]:
