@@ -1,12 +1,13 @@
 """Statements about collections and their vectors. Whoever writes has locked the account."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, cast
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Table,
     and_,
@@ -20,24 +21,30 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.kernel.db import Prepared
 from app.modules.storage.domain.records import NO_SHA256
 from app.modules.storage.domain.searches import Shown
 from app.modules.storage.models import CollectionRow, VectorRow
 
 VECTOR_TABLE: Final = cast(Table, VectorRow.__table__)
 VECTORS: Final = VECTOR_TABLE.c
-# Every search asks it, so it is built once.
-SHOWN: Final = select(
+_SHOWN: Final = select(
     VECTORS.item_id,
     VECTORS.collection_seq,
     VECTORS.rev,
     VECTORS.sha256,
     VECTORS.sealed,
     VECTORS.tags,
-).where(
-    VECTORS.collection_id == bindparam("collection_id"),
-    VECTORS.item_id.in_(bindparam("item_ids", expanding=True)),
-    ~VECTORS.is_deleted,
+).where(VECTORS.collection_id == bindparam("collection_id"), ~VECTORS.is_deleted)
+# Every search asks it, so it is built once; and for SQLite with one parameter for all ids, so that
+# it is compiled once.
+SHOWN: Final = _SHOWN.where(VECTORS.item_id.in_(bindparam("item_ids", expanding=True)))
+SHOWN_EMBEDDED: Final = Prepared(
+    _SHOWN.where(
+        VECTORS.item_id.in_(
+            select(func.json_each(bindparam("item_ids", type_=JSON)).table_valued("value").c.value)
+        )
+    )
 )
 # What an item is named by, and what stays when it is written again.
 LASTING: Final = frozenset({"id", "created_at", "user_id", "collection_id", "item_id"})
@@ -121,6 +128,10 @@ class VectorRepository:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
+    @property
+    def _is_postgres(self) -> bool:
+        return self._session.get_bind().dialect.name == "postgresql"
+
     async def known(self, collection_id: UUID, item_ids: Collection[str]) -> dict[str, Known]:
         """What there is of these, tombstones included."""
         found = select(
@@ -137,8 +148,7 @@ class VectorRepository:
 
     async def put(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add items, or write them again; each row has every column."""
-        is_postgres = self._session.get_bind().dialect.name == "postgresql"
-        put: Any = (postgresql.insert if is_postgres else sqlite.insert)(VECTOR_TABLE)
+        put: Any = (postgresql.insert if self._is_postgres else sqlite.insert)(VECTOR_TABLE)
         changed = {name: put.excluded[name] for name in rows[0] if name not in LASTING}
         names = [VECTORS.collection_id, VECTORS.item_id]
         await self._session.execute(
@@ -189,7 +199,11 @@ class VectorRepository:
     async def shown(self, collection_id: UUID, item_ids: Sequence[str]) -> dict[str, Shown]:
         """Those of these that are there."""
         wanted = {"collection_id": collection_id, "item_ids": item_ids}
-        rows = await self._session.execute(SHOWN, wanted)
+        rows: Iterable[Any]
+        if self._is_postgres:
+            rows = await self._session.execute(SHOWN, wanted)
+        else:
+            rows = await SHOWN_EMBEDDED.rows(self._session, wanted)
         return {row[0]: Shown(*row) for row in rows}
 
     async def has_epoch(self, collection_id: UUID, epoch: int) -> bool:
