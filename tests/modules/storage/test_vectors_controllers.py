@@ -1,12 +1,15 @@
 """Vectors over HTTP: what is put, found and deleted, and what is refused."""
 
+import json
 import struct
+from base64 import b64decode
 from uuid import uuid4
 
 import numpy as np
 import pytest
 
 from app.modules.storage.domain.vectors import SEALED_LIMIT_BYTES
+from app.modules.storage.schemas.vectors import FOUND
 from tests.modules.storage.desks import Desk, problem, sha256
 from tests.modules.storage.vectors import (
     DIMENSION,
@@ -17,6 +20,7 @@ from tests.modules.storage.vectors import (
     on_wire,
     points,
     text,
+    unpacked,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -210,6 +214,49 @@ class TestSearch:
         assert len(await library.found(query, top_k=3)) == 3
         assert len(await library.found(query, top_k=3, overfetch=12)) == 12
         assert len(await library.found(query, top_k=3, overfetch=2)) == 3
+
+    @pytest.mark.parametrize("mode", ["plain", "dcpe"])
+    async def test_answers_the_same_in_bytes(self, library, mode):
+        await library.make(mode=mode)
+        given = items(points(20))
+        await library.upsert(*given)
+        query = points(1, seed=2)[0]
+        expected = (await library.search(query)).json()
+
+        answer = await library.search(query, accept=f"{FOUND}, application/json;q=0.5")
+
+        head, *fields = unpacked(answer.content)
+        sealed = [b64decode(one.pop("sealed")) for one in expected["items"]]
+        assert answer.headers["content-type"] == FOUND
+        assert json.loads(head) == expected
+        assert [one.decode() for one in fields[::2]] == [one["id"] for one in expected["items"]]
+        assert fields[1::2] == sealed
+
+    async def test_answers_nothing_found_in_bytes(self, library):
+        await library.make()
+
+        answer = await library.search(points(1)[0], accept=FOUND)
+
+        (head,) = unpacked(answer.content)
+        assert json.loads(head)["items"] == []
+
+    @pytest.mark.parametrize(
+        "accept", ["", "*/*", "application/json", f"application/json, {FOUND}", f"x;q=inf,{FOUND}"]
+    )
+    async def test_answers_json_to_everybody_else(self, library, accept):
+        await library.make()
+
+        answer = await library.search(points(1)[0], accept=accept)
+
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json()["items"] == []
+
+    async def test_tells_of_a_problem_as_ever(self, library):
+        await library.make(mode="sealed")
+
+        answer = await library.search(points(1)[0], accept=FOUND)
+
+        assert problem(answer) == (409, "client-index-collection")
 
     async def test_of_a_sealed_collection_is_409(self, library):
         await library.make("box", "sealed")

@@ -52,6 +52,16 @@ def text(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
 
 
+def unpacked(content: bytes) -> list[bytes]:
+    """Fields that lie behind their lengths."""
+    fields = []
+    while content:
+        size = int.from_bytes(content[:4], "big")
+        fields.append(content[4 : 4 + size])
+        content = content[4 + size :]
+    return fields
+
+
 def brute_force(
     vectors: np.ndarray, names: Sequence[str], query: np.ndarray, limit: int
 ) -> list[str]:
@@ -78,9 +88,12 @@ class Library:
         body |= {} if collection is None else {"collection": collection}
         return await self.desk.ask("POST", "/vectors/upsert", json=body)
 
-    async def search(self, query: np.ndarray, collection: str = "notes", **more: Any) -> Any:
+    async def search(
+        self, query: np.ndarray, collection: str = "notes", *, accept: str = "*/*", **more: Any
+    ) -> Any:
         body = {"collection": collection, "query": text(query.tobytes()), **more}
-        return await self.desk.ask("POST", "/vectors/search", json=body)
+        headers = {"accept": accept}
+        return await self.desk.ask("POST", "/vectors/search", json=body, headers=headers)
 
     async def found(self, query: np.ndarray, collection: str = "notes", **more: Any) -> list[str]:
         """The ids that a search answers."""

@@ -1,9 +1,9 @@
 """``/api/v1/storage/vectors``."""
 
 import hashlib
-from typing import Final
+from typing import Any, Final
 
-from litestar import Controller, delete, get, post
+from litestar import Controller, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK
@@ -11,9 +11,10 @@ from litestar.status_codes import HTTP_200_OK
 from app.kernel.errors import Invalid
 from app.modules.auth.api import Principal
 from app.modules.storage.controllers.reading import AnyRequest, read_json
-from app.modules.storage.domain.searches import Search
+from app.modules.storage.domain.searches import Ranking, Search
 from app.modules.storage.domain.vectors import DEFAULT_NAME
 from app.modules.storage.schemas.vectors import (
+    FOUND,
     BlobsFound,
     VectorRead,
     VectorsDelete,
@@ -22,6 +23,7 @@ from app.modules.storage.schemas.vectors import (
     VectorsFound,
     VectorUpsert,
     VectorUpserted,
+    framed,
 )
 from app.modules.storage.service.vectors import Vectors
 
@@ -63,16 +65,21 @@ class VectorController(Controller):
         request: AnyRequest,
         principal: NamedDependency[Principal],
         vectors: NamedDependency[Vectors],
-    ) -> VectorsFound | BlobsFound:
+    ) -> Response[VectorsFound | BlobsFound]:
         """`query` ranks a `dcpe` or `plain` collection by cosine and answers the larger of `top_k`
         and `overfetch`; a sealed one is 409, since only clients can search it. `query_blob` answers
         items of `default` with exactly these bytes (score 1), then the newest others (score 0).
+
+        Who accepts `application/vnd.insula.found` first of all gets a ranking in bytes: a list of
+        fields, each behind its length (4 bytes, big-endian). The first one is the answer in JSON,
+        but without `sealed`; then come of each item its id and what is sealed.
         """
         wanted = await read_json(request, VectorSearch)
         if wanted.query_blob is not None:
             sha256 = hashlib.sha256(_alone(wanted)).hexdigest()
-            return BlobsFound.of(await vectors.alike(principal.user_id, sha256, wanted.top_k))
-        return VectorsFound.of(await vectors.search(principal.user_id, _search(wanted)))
+            alike = await vectors.alike(principal.user_id, sha256, wanted.top_k)
+            return Response(BlobsFound.of(alike))
+        return _found(request, await vectors.search(principal.user_id, _search(wanted)))
 
     @delete(status_code=HTTP_200_OK, summary="Delete items")
     async def remove(
@@ -95,6 +102,14 @@ class VectorController(Controller):
         item_id: FromPath[str],
     ) -> VectorRead:
         return VectorRead.of(*await vectors.find(principal.user_id, collection, item_id))
+
+
+def _found(request: AnyRequest, ranking: Ranking) -> Response[Any]:
+    """In the form that the caller names first."""
+    first = request.headers.get("accept", "").partition(",")[0].partition(";")[0]
+    if first.strip().lower() == FOUND:
+        return Response(framed(ranking), media_type=FOUND)
+    return Response(VectorsFound.of(ranking))
 
 
 def _alone(wanted: VectorSearch) -> bytes:

@@ -1,7 +1,8 @@
 """Collections and vectors on the wire. Bytes are base64, vectors float32 in little-endian order."""
 
-from collections.abc import Sequence
-from typing import Annotated
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -21,6 +22,10 @@ from app.modules.storage.domain.vectors import (
 )
 from app.modules.storage.models import CollectionRow, VectorRow
 from app.modules.storage.schemas.records import milliseconds
+
+# A search's answer as `framed` makes it.
+FOUND: Final = "application/vnd.insula.found"
+LENGTH: Final = struct.Struct(">I")
 
 Epoch = Annotated[int, Meta(ge=0, le=EPOCH_LIMIT)]
 
@@ -175,6 +180,51 @@ class VectorsFound(msgspec.Struct, frozen=True):
             dimension=it.dimension,
             privacy=Privacy(it.mode, it.beta, ranking.epoch),
         )
+
+
+class HitHead(msgspec.Struct, frozen=True):
+    """As ``HitRead``, without what is sealed."""
+
+    id: str
+    etag: str
+    tags: Mapping[str, str]
+    distance: float | UnsetType = UNSET
+    distance_enc: float | UnsetType = UNSET
+
+
+class FoundHead(msgspec.Struct, frozen=True):
+    """As ``VectorsFound``."""
+
+    items: list[HitHead]
+    scanned: int
+    dimension: int
+    privacy: Privacy
+
+    @classmethod
+    def of(cls, ranking: Ranking) -> "FoundHead":
+        it = ranking.collection
+        is_exact = it.mode == "plain"
+        hits = [
+            HitHead(
+                item.item_id,
+                _etag(item),
+                item.tags,
+                distance if is_exact else UNSET,
+                UNSET if is_exact else distance,
+            )
+            for item, distance in ranking.items
+        ]
+        return cls(hits, ranking.scanned, it.dimension, Privacy(it.mode, it.beta, ranking.epoch))
+
+
+def framed(ranking: Ranking) -> bytes:
+    """What was found as a list of fields, each behind its length (4 bytes, big-endian): the head in
+    JSON, then of each item its id and what is sealed.
+    """
+    fields = [msgspec.json.encode(FoundHead.of(ranking))]
+    for item, _ in ranking.items:
+        fields += (item.item_id.encode(), item.sealed)
+    return b"".join([part for one in fields for part in (LENGTH.pack(len(one)), one)])
 
 
 class BlobScored(msgspec.Struct, frozen=True):
