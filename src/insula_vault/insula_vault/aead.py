@@ -1,6 +1,5 @@
 """The two ciphers that bodies are sealed with."""
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
@@ -16,10 +15,12 @@ from insula_vault.errors import AlgorithmMissing, IntegrityError
 KEY_BYTES = 32
 TAG_BYTES = 16
 NONCE_BYTES = 16
-_FOUR, _EIGHT, _BLOCK = struct.Struct("<4I"), struct.Struct("<8I"), struct.Struct("<16I")
-_CONSTANTS = _FOUR.unpack(b"expand 32-byte k")
-_WORD = 0xFFFFFFFF
-_ZEROS = bytes(_BLOCK.size)
+BLOCK_BYTES = 64
+_CONSTANTS = b"expand 32-byte k"
+_ZEROS = bytes(BLOCK_BYTES)
+# The highest bit of each of eight words of 32 bits, and all the others.
+_TOPS = int.from_bytes(b"\0\0\0\x80" * 8, "little")
+_RESTS = _TOPS ^ (1 << 256) - 1
 
 
 class Cipher(Protocol):
@@ -47,11 +48,7 @@ class HChaCha20:
         with self._lock:
             self._blocks.reset_nonce(nonce)
             block = self._blocks.update(_ZEROS)
-        words = _BLOCK.unpack(block)
-        initial = _CONSTANTS + _FOUR.unpack(nonce)
-        public = words[:4] + words[12:]
-        mixed = [(word - was) & _WORD for word, was in zip(public, initial, strict=True)]
-        return _EIGHT.pack(*mixed)
+        return _less(block[:16] + block[48:], _CONSTANTS + nonce)
 
 
 class XChaCha20Poly1305:
@@ -73,6 +70,16 @@ class XChaCha20Poly1305:
         if len(nonce) != 24:
             raise ValueError("A nonce of XChaCha20-Poly1305 has 24 bytes.")
         return ChaCha20Poly1305(self._derived.derive(nonce[:16])), bytes(4) + nonce[16:]
+
+
+def _less(words: bytes, others: bytes) -> bytes:
+    """Eight words of 32 bits less eight others, at once.
+
+    With its top bit set no word borrows of the next one; what that bit must be is put right after.
+    """
+    one, other = int.from_bytes(words, "little"), int.from_bytes(others, "little")
+    apart = ((one | _TOPS) - (other & _RESTS)) ^ (~(one ^ other) & _TOPS)
+    return apart.to_bytes(32, "little")
 
 
 @dataclass(frozen=True, slots=True)
