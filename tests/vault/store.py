@@ -19,6 +19,7 @@ import httpx
 
 BASE = "https://vault.test"
 STORAGE = "/api/v1/storage"
+FOUND = "application/vnd.insula.found"
 
 
 class Problem(Exception):
@@ -97,6 +98,8 @@ class Store:
         self.disk = Disk()
         self.horizon = 0
         self.page_items = 500
+        # An old one knows no answers in bytes.
+        self.is_old = False
         self.requests: list[str] = []
         self.bodies: list[bytes] = []
 
@@ -312,7 +315,10 @@ class Store:
         if said["epoch"] > epoch or (said["epoch"] < epoch and not of_epoch):
             raise Problem(409, "epoch-mismatch")
         found.sort(key=lambda one: (one["distance_enc"], one["id"]))
-        return httpx.Response(200, json={"items": found[: said["overfetch"]]})
+        found = found[: said["overfetch"]]
+        if self.is_old or not request.headers["accept"].startswith(FOUND):
+            return httpx.Response(200, json={"items": found})
+        return httpx.Response(200, content=framed(found), headers={"content-type": FOUND})
 
     def get_vector(self, request: httpx.Request, collection: str, item_id: str) -> httpx.Response:
         one = self.disk.vectors.get((collection, item_id))
@@ -337,6 +343,15 @@ class Store:
             {"seq": seq, "kind": "vector", "table": key[0], "id": key[1], "is_deleted": is_deleted}
             for key, seq, is_deleted in there + gone
         ]
+
+
+def framed(found: list[dict[str, Any]]) -> bytes:
+    """What a search has found, as fields behind their lengths."""
+    head = {"items": [{k: v for k, v in one.items() if k != "sealed"} for one in found]}
+    fields = [json.dumps(head).encode()]
+    for one in found:
+        fields += (one["id"].encode(), base64.b64decode(one["sealed"]))
+    return b"".join(len(one).to_bytes(4, "big") + one for one in fields)
 
 
 def ranged(request: httpx.Request, body: bytes, headers: dict[str, str]) -> httpx.Response:

@@ -1,5 +1,7 @@
 """Collections: found on the device or ranked by the server, opened or refused."""
 
+from dataclasses import replace
+
 import httpx
 import numpy as np
 import pytest
@@ -13,15 +15,21 @@ from insula_vault import (
     Item,
     LeakageNotAcknowledged,
     NotFound,
+    RootKey,
     Unreachable,
     Vault,
     VectorRefused,
+    seal,
 )
+from insula_vault.definition import Definition, Sealer
+from insula_vault.encoding import pack
 from tests.vault.devices import device, through
+from tests.vault.store import FOUND, Store
 
 DIMENSION = 32
 RANDOM = np.random.default_rng(3)
 ROWS = RANDOM.standard_normal((60, DIMENSION)).astype("<f4")
+NAMED = list(enumerate("abcde"))
 MEAN = np.full(DIMENSION, 0.1, "<f4")
 
 
@@ -66,6 +74,15 @@ class TestSearch:
         assert [hit.id for hit in found] == exact(ROWS[7], 3)
         assert found[0].data == b"text 7"
         assert found[0].score == pytest.approx(1.0)
+
+    def test_finds_the_same_in_a_store_that_answers_json(self, store, vault):
+        made = make(vault, "dcpe")
+        found = made.search(ROWS[7], top_k=60, overfetch=60)
+
+        store.is_old = True
+
+        assert len(found) == 60
+        assert made.search(ROWS[7], top_k=60, overfetch=60) == found
 
     def test_filters_by_tags(self, vault, mode):
         found = make(vault, mode).search(ROWS[7], top_k=10, tags={"lang": "en"})
@@ -185,13 +202,81 @@ class TestLies:
     def test_answers_that_are_none_are_refused(self, store, vault, said):
         make(vault, "dcpe")
 
-        def handle(request: httpx.Request) -> httpx.Response:
-            if request.url.path.endswith("/search"):
-                return httpx.Response(200, json=said)
-            return store.handle(request)
+        with pytest.raises(IntegrityError):
+            told(store, httpx.Response(200, json=said)).search(ROWS[7])
+
+    def test_answers_in_bytes_that_are_none_are_refused(self, store, vault):
+        make(vault, "dcpe")
+        answer = httpx.Response(200, content=b"none", headers={"content-type": FOUND})
 
         with pytest.raises(IntegrityError):
-            through(httpx.MockTransport(handle)).collections.open("notes").search(ROWS[7])
+            told(store, answer).search(ROWS[7])
+
+    def test_more_items_than_were_asked_for_are_refused(self, store, vault):
+        made = make(vault, "dcpe")
+        items = [{"id": f"item-{n}", "sealed": ""} for n in range(11)]
+
+        with pytest.raises(IntegrityError, match="more than 10 items"):
+            told(store, httpx.Response(200, json={"items": items})).search(ROWS[7], overfetch=10)
+
+        assert len(made.search(ROWS[7], overfetch=10)) == 10
+
+
+def told(store: Store, answer: httpx.Response) -> Collection:
+    """The collection, whose searches are all answered so."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        return answer if request.url.path.endswith("/search") else store.handle(request)
+
+    return through(httpx.MockTransport(handle)).collections.open("notes")
+
+
+class TestSealer:
+    """Items of one collection, many at once."""
+
+    DEFINITION = Definition("notes", "sealed", "m", 2, 0.0, "", (1, 2))
+
+    def sealer(self, epochs: tuple[int, ...] = (1, 2)) -> Sealer:
+        return Sealer(RootKey(bytes(32)), "user", replace(self.DEFINITION, epochs=epochs))
+
+    def test_opens_items_of_several_epochs(self):
+        ours, former = self.sealer(), self.sealer((1,))
+        items = [(one, (ours, former)[n % 2].seal(one, b"8 bytes.", b"")) for n, one in NAMED]
+
+        opened = ours.open(items)
+
+        assert [one.epoch for one in opened] == [2, 1, 2, 1, 2]
+        assert {(one.vector, one.data) for one in opened} == {(b"8 bytes.", b"")}
+
+    def test_opens_nothing_of_nothing(self):
+        assert self.sealer().open([]) == []
+
+    @pytest.mark.parametrize(
+        "packed",
+        [
+            b"",
+            pack(b"8 bytes."),
+            pack(b"7 bytes", b"data"),
+            pack(b"8 bytes.", b"data", b"more"),
+            pack(b"8 bytes.", b"data")[:-1],
+        ],
+    )
+    def test_refuses_what_is_no_vector_and_data(self, packed):
+        ours = self.sealer()
+        before, after = ours.definition.bound("user", 2)
+        key = ours.root.derive("vector", "notes", "2")
+        sealed = seal(key, packed, (*before, "a", *after), key_id="2")
+
+        with pytest.raises(IntegrityError, match="vector of another length"):
+            ours.open([("a", sealed)])
+
+    def test_refuses_one_bad_item_among_good_ones(self):
+        ours = self.sealer()
+        items = [(one, ours.seal(one, b"8 bytes.", b"")) for _, one in NAMED]
+        items[3] = ("d", items[2][1])
+
+        with pytest.raises(IntegrityError):
+            ours.open(items)
 
 
 class TestDelete:

@@ -11,6 +11,7 @@ from insula_vault import (
     XCHACHA20_POLY1305,
     Binding,
     Entry,
+    Header,
     IntegrityError,
     RootKey,
     open_record,
@@ -20,7 +21,7 @@ from insula_vault import (
     seal_record,
 )
 from insula_vault.encoding import sha256
-from insula_vault.envelope import FIELD_MAX_CHARS
+from insula_vault.envelope import FIELD_MAX_CHARS, STREAM, Series
 from insula_vault.records import check_etag, check_name, open_entry, revision
 
 KEY = bytes(range(32))
@@ -97,6 +98,79 @@ class TestOpen:
         sealed = bytes.fromhex(GOLDEN)
 
         assert open_record(ROOT, BINDING, sealed) == b"\0what the first version wrote"
+
+
+class TestSeries:
+    """Many bodies that begin alike. Whatever opens here, ``open_sealed`` opens to the same."""
+
+    BEFORE, AFTER = ("vector", "user"), ("model", "384")
+
+    def sealed(self, name: str, data: bytes = b"data", algorithm=XCHACHA20_POLY1305) -> bytes:
+        bound = (*self.BEFORE, name, *self.AFTER)
+        return seal(KEY, data, bound, key_id="1", algorithm=algorithm)
+
+    def series(self, first: bytes) -> Series:
+        return Series(KEY, first, self.BEFORE, self.AFTER)
+
+    @given(st.lists(st.tuples(texts, st.binary(max_size=100))), st.sampled_from(ALGORITHMS))
+    def test_opens_what_was_sealed_alone(self, items, algorithm):
+        made = [self.sealed(*item, algorithm) for item in items]
+        series = self.series(self.sealed("first", algorithm=algorithm))
+
+        opened = series.open([(name, one) for one, (name, _) in zip(made, items, strict=True)])
+
+        assert opened == [data for _, data in items]
+
+    def test_opens_up_to_the_first_that_begins_otherwise(self):
+        other = seal(KEY, b"data", (*self.BEFORE, "a", *self.AFTER), key_id="2")
+        sealed = self.sealed("a")
+
+        assert self.series(sealed).open([("a", sealed), ("a", other), ("a", sealed)]) == [b"data"]
+
+    @pytest.mark.parametrize("bound", [("vector", "user2"), ("vector", "use", "r")])
+    def test_refuses_what_was_bound_to_something_else(self, bound):
+        sealed = seal(KEY, b"data", (*bound, "a", *self.AFTER), key_id="1")
+
+        with pytest.raises(IntegrityError):
+            self.series(sealed).open([("a", sealed)])
+
+    def test_refuses_another_ones_body(self):
+        with pytest.raises(IntegrityError):
+            self.series(self.sealed("a")).open([("a", self.sealed("b"))])
+
+    @given(st.data())
+    def test_refuses_a_body_with_any_bit_changed(self, data):
+        sealed = self.sealed("a")
+        changed = bytearray(sealed)
+        bit = data.draw(st.integers(0, len(sealed) * 8 - 1))
+
+        changed[bit // 8] ^= 1 << bit % 8
+
+        series = self.series(sealed)
+        if series.has(bytes(changed)):
+            with pytest.raises(IntegrityError):
+                series.open([("a", bytes(changed))])
+        else:
+            assert bit // 8 < len(sealed) - 24
+
+    def test_has_no_body_that_is_cut_off(self):
+        sealed = self.sealed("a", b"")
+        series = self.series(sealed)
+
+        assert series.has(sealed)
+        assert not any(series.has(sealed[:size]) for size in range(len(sealed)))
+
+    def test_has_none_of_another_key_or_cipher(self):
+        series = self.series(self.sealed("a"))
+
+        assert not series.has(seal(KEY, b"data", [], key_id="2"))
+        assert not series.has(self.sealed("a", algorithm=AES_256_GCM_SIV))
+
+    def test_does_not_begin_with_a_stream(self):
+        header = Header(STREAM, XCHACHA20_POLY1305, "1", "", bytes(24)).encode()
+
+        with pytest.raises(IntegrityError, match="stream"):
+            self.series(header + bytes(100))
 
 
 class TestSealRecord:

@@ -2,25 +2,22 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from insula_vault.copies import VECTORS, Copies, sealed_of
-from insula_vault.dcpe import Dcpe, cosines, load_numpy, vectors_of
-from insula_vault.definition import Sealer
+from insula_vault.copies import VECTORS, Copies
+from insula_vault.dcpe import Dcpe, cosines, vectors_from, vectors_of
+from insula_vault.definition import Opened, Sealer
 from insula_vault.encoding import sha256, to_base64
-from insula_vault.errors import (
-    CollectionChanged,
-    IntegrityError,
-    Refused,
-    VaultError,
-    VectorRefused,
-)
+from insula_vault.errors import CollectionChanged, Refused, VaultError, VectorRefused
+from insula_vault.found import ACCEPTED, read_found
 from insula_vault.wire import Call, Wire
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from insula_vault.dcpe import Vectors
+
+Found: TypeAlias = Iterator[tuple[str, Opened]]
 
 UPSERT_ITEMS: Final = 500
 UPSERT_CHARS: Final = 4 * 1024 * 1024
@@ -105,9 +102,9 @@ class Collection:
         """Bring items of former epochs into the current one; returns how many there were."""
         current = self._sealer.definition.epoch
         former = [
-            (Item(item_id, copy.vector, copy.data), copy.tags)
+            (Item(item_id, vectors_from([copy.opened.vector])[0], copy.opened.data), copy.tags)
             for item_id, copy in self._copies.refresh().items()
-            if copy.epoch != current
+            if copy.opened.epoch != current
         ]
         self._send(former)
         return len(former)
@@ -148,14 +145,12 @@ class Collection:
                 one["vector"] = to_base64(encrypted.tobytes())
             yield one
 
-    def _held(self, tags: dict[str, str]) -> Iterator[tuple[str, "Vectors", bytes]]:
+    def _held(self, tags: dict[str, str]) -> Found:
         for item_id, copy in self._copies.refresh().items():
             if tags.items() <= copy.tags.items():
-                yield item_id, copy.vector, copy.data
+                yield item_id, copy.opened
 
-    def _ranked(
-        self, query: "Vectors", top_k: int, overfetch: int, tags: dict[str, str]
-    ) -> Iterator[tuple[str, "Vectors", bytes]]:
+    def _ranked(self, query: "Vectors", top_k: int, overfetch: int, tags: dict[str, str]) -> Found:
         """What the server finds: one query for each epoch, for their distances do not compare."""
         for epoch in self.epochs:
             body = {
@@ -166,22 +161,18 @@ class Collection:
                 "overfetch": overfetch,
                 "tags": tags,
             }
-            for said in self._found(body):
-                item_id = str(said.get("id"))
-                _, vector, data = self._sealer.open(item_id, sealed_of(said))
-                yield item_id, vector, data
+            found = self._found(body, overfetch)
+            yield from zip([one for one, _ in found], self._sealer.open(found), strict=True)
 
-    def _found(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+    def _found(self, body: dict[str, Any], limit: int) -> list[tuple[str, bytes]]:
+        call = Call("POST", f"{VECTORS}/search", json=body, headers={"accept": ACCEPTED})
         try:
-            found = self._wire.json(Call("POST", f"{VECTORS}/search", json=body)).get("items")
+            return read_found(self._wire.send(call), limit)
         except Refused as refusal:
             # While the key is being changed, one of the two epochs may have no items.
             if refusal.kind == EPOCH_MISMATCH and len(self.epochs) > 1:
                 return []
             raise self._explained(refusal) from None
-        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-            raise IntegrityError("The answer of a search has no items.")
-        return found
 
     def _explained(self, refusal: Refused) -> VaultError:
         """A refusal in words of this kit, where it has some."""
@@ -198,12 +189,10 @@ class Collection:
         return self._ciphers[epoch]
 
 
-def _nearest(
-    query: "Vectors", found: Iterator[tuple[str, "Vectors", bytes]], top_k: int
-) -> list[Hit]:
-    by_id = {item_id: (vector, data) for item_id, vector, data in found}
+def _nearest(query: "Vectors", found: Found, top_k: int) -> list[Hit]:
+    by_id = dict(found)
     if not by_id:
         return []
-    scores = cosines(query, load_numpy().stack([vector for vector, _ in by_id.values()]))
+    scores = cosines(query, vectors_from([one.vector for one in by_id.values()]))
     nearest = sorted(zip((-scores).tolist(), by_id, strict=True))[:top_k]
-    return [Hit(item_id, -far, by_id[item_id][1]) for far, item_id in nearest]
+    return [Hit(item_id, -far, by_id[item_id].data) for far, item_id in nearest]

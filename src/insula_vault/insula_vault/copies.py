@@ -1,27 +1,22 @@
 """The items of a collection on this device: fetched once, opened, and kept up by the feed."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from insula_vault.definition import Sealer
+from insula_vault.definition import Opened, Sealer
 from insula_vault.encoding import from_base64
 from insula_vault.errors import IntegrityError, NotFound, Refused
 from insula_vault.feed import lines
 from insula_vault.wire import Call, Wire
-
-if TYPE_CHECKING:
-    from insula_vault.dcpe import Vectors
 
 VECTORS: Final = "/api/v1/storage/vectors"
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """An item, opened. ``tags`` are as the server has them."""
+    """An item. ``tags`` are as the server has them."""
 
-    epoch: int
-    vector: "Vectors"
-    data: bytes
+    opened: Opened
     tags: dict[str, str]
 
 
@@ -59,9 +54,9 @@ class Copies:
         except NotFound:
             self._held.pop(item_id, None)
             return
-        epoch, vector, data = self._sealer.open(item_id, sealed_of(said))
+        (opened,) = self._sealer.open([(item_id, sealed_of(said))])
         tags = said.get("tags")
-        self._held[item_id] = Copy(epoch, vector, data, dict(tags) if tags else {})
+        self._held[item_id] = Copy(opened, dict(tags) if tags else {})
 
 
 def sealed_of(said: dict[str, Any]) -> bytes:

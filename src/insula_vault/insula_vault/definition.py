@@ -2,21 +2,19 @@
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from insula_vault.dcpe import Dcpe, load_numpy
-from insula_vault.encoding import from_base64, pack, unpack
-from insula_vault.envelope import Opener, read_header, seal
+from insula_vault.encoding import LENGTH, from_base64, pack
+from insula_vault.envelope import Series, read_header, seal
 from insula_vault.errors import CollectionChanged, IntegrityError, VaultError
 from insula_vault.keys import RootKey
 
-if TYPE_CHECKING:
-    from insula_vault.dcpe import Vectors
-
 Mode: TypeAlias = Literal["sealed", "dcpe"]
 
+FLOAT_BYTES: Final = 4
 LEAKAGE_ACK: Final = "dcpe-v1"
 LEAKAGE = (
     "In a dcpe collection the server never sees text or exact vectors, but it sees which items "
@@ -53,18 +51,22 @@ class Definition:
     def epoch(self) -> int:
         return self.epochs[-1]
 
-    def bound(self, user_id: str, item_id: str, epoch: int) -> tuple[str, ...]:
-        """What an item is bound to. Numbers are written so that equal ones are equal text."""
-        return (
-            "vector",
-            user_id,
-            self.name,
-            item_id,
-            self.model,
-            str(self.dimension),
-            str(epoch),
-            struct.pack(">d", self.beta).hex(),
-        )
+    def bound(self, user_id: str, epoch: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What an item is bound to before its id, and after it.
+
+        Numbers are written so that equal ones are equal text.
+        """
+        beta = struct.pack(">d", self.beta).hex()
+        numbers = (str(self.dimension), str(epoch), beta)
+        return ("vector", user_id, self.name), (self.model, *numbers)
+
+
+class Opened(NamedTuple):
+    """An item's epoch, its exact vector as float32, little-endian, and its data."""
+
+    epoch: int
+    vector: bytes
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,8 @@ class Sealer:
     root: RootKey
     user_id: str
     definition: Definition
-    # One for each epoch: a search opens fifty items with the same key.
-    _openers: dict[int, Opener] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # The last one, or none: a search opens fifty items that were sealed alike.
+    _alike: list[Series] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -83,24 +85,20 @@ class Sealer:
 
     def seal(self, item_id: str, vector: bytes, data: bytes) -> bytes:
         epoch = self.definition.epoch
-        bound = self.definition.bound(self.user_id, item_id, epoch)
+        before, after = self.definition.bound(self.user_id, epoch)
+        bound = (*before, item_id, *after)
         return seal(self._key(epoch), pack(vector, data), bound, key_id=str(epoch))
 
-    def open(self, item_id: str, sealed: bytes) -> "tuple[int, Vectors, bytes]":
-        """The item's epoch, its exact vector and its data."""
-        read = read_header(sealed)
-        key_id = read[0].key_id
-        epoch = int(key_id) if key_id.isdecimal() else 0
-        if epoch > self.definition.epoch:
-            raise CollectionChanged(f"Collection {self.name} has a newer key: open it again.")
-        if epoch not in self.definition.epochs:
-            raise IntegrityError(f"Item {item_id} is of epoch {key_id}, which has ended.")
-        bound = self.definition.bound(self.user_id, item_id, epoch)
-        fields = unpack(self._opener(epoch).open(read, sealed, bound))
-        if len(fields) != 2 or len(fields[0]) != 4 * self.definition.dimension:
-            raise IntegrityError(f"Item {item_id} has a vector of another length.")
-        vector: Vectors = load_numpy().frombuffer(fields[0], dtype="<f4")
-        return epoch, vector, fields[1]
+    def open(self, items: Sequence[tuple[str, bytes]]) -> list[Opened]:
+        """Ids and what is sealed; IntegrityError when one is not what was sealed under its id."""
+        found: list[Opened] = []
+        while len(found) < len(items):
+            rest = items[len(found) :]
+            if not self._alike or not self._alike[0].has(rest[0][1]):
+                self._alike[:] = [self._begun(*rest[0])]
+            (series,) = self._alike
+            found += self._parted(int(series.key_id), series.open(rest))
+        return found
 
     def cipher(self, epoch: int) -> Dcpe:
         """How the vectors of an epoch are encrypted for the server."""
@@ -112,10 +110,25 @@ class Sealer:
         """Names as they are, values so that the server can only compare them."""
         return {name: self.root.tag(self.name, name, value) for name, value in tags.items()}
 
-    def _opener(self, epoch: int) -> Opener:
-        if epoch not in self._openers:
-            self._openers[epoch] = Opener(self._key(epoch))
-        return self._openers[epoch]
+    def _begun(self, item_id: str, sealed: bytes) -> Series:
+        """How items are opened that begin like this one. Their key id is their epoch."""
+        key_id = read_header(sealed)[0].key_id
+        epoch = int(key_id) if key_id.isdecimal() else 0
+        if epoch > self.definition.epoch:
+            raise CollectionChanged(f"Collection {self.name} has a newer key: open it again.")
+        if epoch not in self.definition.epochs:
+            raise IntegrityError(f"Item {item_id} is of epoch {key_id}, which has ended.")
+        return Series(self._key(epoch), sealed, *self.definition.bound(self.user_id, epoch))
+
+    def _parted(self, epoch: int, packed: Sequence[bytes]) -> list[Opened]:
+        """Vectors and data, each pair of which ``seal`` has packed."""
+        before, end = LENGTH.size, LENGTH.size + FLOAT_BYTES * self.definition.dimension
+        start = end + LENGTH.size
+        first = LENGTH.pack(end - before)
+        for one in packed:
+            if one[:before] != first or one[end:start] != LENGTH.pack(max(0, len(one) - start)):
+                raise IntegrityError("An item has a vector of another length.")
+        return [Opened(epoch, one[before:end], one[start:]) for one in packed]
 
     def _key(self, epoch: int) -> bytes:
         return self.root.derive("vector", self.name, str(epoch))

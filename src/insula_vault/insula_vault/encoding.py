@@ -6,32 +6,34 @@ import hashlib
 import json
 import struct
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from insula_vault.errors import IntegrityError
 
-_LENGTH = struct.Struct(">I")
+LENGTH: Final = struct.Struct(">I")
 
 
 def pack(*fields: bytes | str) -> bytes:
     """Join fields with their lengths before them: no two lists of fields give the same bytes."""
     data = [field.encode() if isinstance(field, str) else field for field in fields]
-    return b"".join([part for one in data for part in (_LENGTH.pack(len(one)), one)])
+    return b"".join([part for one in data for part in (LENGTH.pack(len(one)), one)])
 
 
-def unpack(data: bytes) -> list[bytes]:
-    """Take ``pack`` apart again; IntegrityError when it was not made by it."""
-    fields, at = [], 0
-    while at < len(data):
-        if at + _LENGTH.size > len(data):
-            raise IntegrityError("A sealed body is damaged: a length is cut off.")
-        (size,) = _LENGTH.unpack_from(data, at)
-        at += _LENGTH.size
-        if at + size > len(data):
-            raise IntegrityError("A sealed body is damaged: a field is cut off.")
-        fields.append(data[at : at + size])
-        at += size
+def unpack(data: bytes, limit: int) -> list[bytes]:
+    """Take ``pack`` apart again; IntegrityError when it was not made by it, or of more fields."""
+    fields: list[bytes] = []
+    at, end = 0, len(data)
+    while at < end:
+        start = at + LENGTH.size
+        if start > end:
+            raise IntegrityError("What the server sent is damaged: a length is cut off.")
+        at = start + int.from_bytes(data[at:start], "big")
+        if at > end:
+            raise IntegrityError("What the server sent is damaged: a field is cut off.")
+        if len(fields) == limit:
+            raise IntegrityError(f"What the server sent has more than {limit} fields.")
+        fields.append(data[start:at])
     return fields
 
 

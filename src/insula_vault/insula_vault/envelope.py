@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from insula_vault.aead import ALGORITHMS, TAG_BYTES, XCHACHA20_POLY1305, Algorithm, Cipher, opened
-from insula_vault.encoding import pack, unpack
+from insula_vault.aead import ALGORITHMS, TAG_BYTES, XCHACHA20_POLY1305, Algorithm, opened
+from insula_vault.encoding import LENGTH, pack, unpack
 from insula_vault.errors import IntegrityError
 
 MAGIC: Final = b"INSV"
@@ -22,6 +22,8 @@ VERSION: Final = 1
 WHOLE: Final = 1
 STREAM: Final = 2
 FIELD_MAX_CHARS: Final = 128
+# Key id, note, nonce.
+FIELDS: Final = 3
 _FIXED = struct.Struct(">4sBBBH")
 FIXED_BYTES: Final = _FIXED.size
 BOUND_LABEL = "insula-vault/1"
@@ -60,8 +62,8 @@ def read_header(sealed: bytes) -> tuple[Header, int]:
     """The header and its length. Nothing in it is proved before the body is open."""
     size = header_size(sealed)
     _, _, kind, code, _ = _FIXED.unpack_from(sealed)
-    fields = unpack(sealed[FIXED_BYTES:size])
-    if len(sealed) < size or len(fields) != 3:
+    fields = unpack(sealed[FIXED_BYTES:size], FIELDS)
+    if len(sealed) < size or len(fields) != FIELDS:
         raise IntegrityError("A sealed body is damaged in its header.")
     key_id, note, nonce = fields
     try:
@@ -93,24 +95,57 @@ def seal(
 
 def open_sealed(key: bytes, sealed: bytes, bound: Sequence[str]) -> bytes:
     """Decrypt what ``seal`` made; IntegrityError when anything of it was changed."""
-    return Opener(key).open(read_header(sealed), sealed, bound)
+    header, size = _read_whole(sealed)
+    associated = bound_bytes(sealed[:size], bound)
+    return header.algorithm.open(key, header.nonce, sealed[size:], associated)
 
 
-class Opener:
-    """Opens bodies of one key, and prepares each of its ciphers once."""
+class Series:
+    """Opens bodies of one key that begin alike, up to their nonces, as ``open_sealed`` does.
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-        self._ciphers: dict[int, Cipher] = {}
+    ``before`` and ``after`` are bound in each of them, on either side of a name of its own. What
+    is the same in all is read and put together once.
+    """
 
-    def open(self, read: tuple[Header, int], sealed: bytes, bound: Sequence[str]) -> bytes:
-        """As ``open_sealed``, for whoever has read the header to know the key."""
-        header, size = read
-        is_whole = header.kind == WHOLE and len(header.nonce) == header.algorithm.nonce_bytes
-        if not is_whole or len(sealed) < size + TAG_BYTES:
-            raise IntegrityError("A sealed body is damaged, or is a stream.")
-        code = header.algorithm.code
-        if code not in self._ciphers:
-            self._ciphers[code] = header.algorithm.keyed(self._key)
-        associated = bound_bytes(sealed[:size], bound)
-        return opened(self._ciphers[code], header.nonce, sealed[size:], associated)
+    def __init__(
+        self, key: bytes, first: bytes, before: Sequence[str], after: Sequence[str]
+    ) -> None:
+        """``first`` is any of them. Nothing in it is proved before it is open."""
+        header, self._size = _read_whole(first)
+        self.key_id = header.key_id
+        # With all lengths in it: what begins like this has the same header, but for the nonce.
+        self._start = first[: self._size - header.algorithm.nonce_bytes]
+        self._cipher = header.algorithm.keyed(key)
+        # The header comes between the two, behind its length.
+        self._before = pack(BOUND_LABEL, first[: self._size])[: -self._size]
+        self._between = pack(*before)
+        self._after = pack(*after)
+
+    def has(self, sealed: bytes) -> bool:
+        """Whether it is one of these, and long enough for one."""
+        return sealed.startswith(self._start) and len(sealed) >= self._size + TAG_BYTES
+
+    def open(self, bodies: Sequence[tuple[str, bytes]]) -> list[bytes]:
+        """Names and bodies, up to the first one that this has not.
+
+        IntegrityError when anything of one was changed.
+        """
+        size, end = self._size, len(self._start)
+        found = []
+        for name, sealed in bodies:
+            if not self.has(sealed):
+                break
+            own, header = name.encode(), sealed[:size]
+            parts = (self._before, header, self._between, LENGTH.pack(len(own)), own, self._after)
+            associated = b"".join(parts)
+            found.append(opened(self._cipher, header[end:], sealed[size:], associated))
+        return found
+
+
+def _read_whole(sealed: bytes) -> tuple[Header, int]:
+    """As ``read_header``, of what is no stream and has room for a tag."""
+    header, size = read_header(sealed)
+    is_whole = header.kind == WHOLE and len(header.nonce) == header.algorithm.nonce_bytes
+    if not is_whole or len(sealed) < size + TAG_BYTES:
+        raise IntegrityError("A sealed body is damaged, or is a stream.")
+    return header, size
