@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import pytest
 
@@ -72,17 +71,11 @@ def postgres_socket() -> Iterator[Path]:
 
 @pytest.fixture
 async def postgres_url(request: pytest.FixtureRequest, postgres_socket: Path) -> AsyncIterator[str]:
-    """A fresh database, as ``DATABASE_URL`` names it; empty, but for ``db``."""
-    import asyncpg
-
-    name = f"test_{uuid4().hex}"
-    admin = await asyncpg.connect(host=str(postgres_socket), user="postgres", database="postgres")
+    """A database of the test's own, as ``DATABASE_URL`` names it; empty, but for ``db``."""
     has_tables = "db" in request.fixturenames
-    source = await tables.template(admin, postgres_socket) if has_tables else "template1"
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY file_copy")
-    yield f"postgresql://postgres:@/{name}?host={postgres_socket}"
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+    found = tables.shelf(postgres_socket).lent() if has_tables else tables.blank(postgres_socket)
+    async with found as name:
+        yield f"postgresql://postgres:@/{name}?host={postgres_socket}"
 
 
 @pytest.fixture
