@@ -33,15 +33,28 @@ class Deed(msgspec.Struct, frozen=True):
     size: int = 8
 
 
+class Script(msgspec.Struct, frozen=True):
+    """What is done in peace, and what a process dies of."""
+
+    deeds: tuple[Deed, ...]
+    given: tuple[Deed, ...] = ()
+
+
 # Every verb, with bodies in the database and in the store. Short ones: there is a death at each
-# step of each.
+# step of each. What one script dies of, another one may take as given.
+STORED = (Deed("put", 0, 40),)
 SCRIPTS = {
-    "writes": (Deed("put", 0, 8), Deed("put", 0, 40), Deed("put", 1, 50), Deed("put", 0, 9)),
-    "refused": (Deed("put", 0, 40), Deed("break", 0, 50), Deed("mismatch", 1, 50)),
-    "deleted": (Deed("put", 0, 40), Deed("delete", 0), Deed("put", 0, 50), Deed("sweep")),
-    "purged": (Deed("put", 0, 40), Deed("put", 0, 50), Deed("purge", 0), Deed("sweep")),
-    "uploaded": (Deed("upload", 0, PART_BYTES + 30), Deed("put", 0, 40)),
-    "given-up": (Deed("abandon", 0, PART_BYTES + 1), Deed("abort", 1, PART_BYTES + 1)),
+    "writes": Script(
+        (Deed("put", 0, 8), Deed("put", 0, 40), Deed("put", 1, 50), Deed("put", 0, 9))
+    ),
+    "refused": Script((Deed("break", 0, 50), Deed("mismatch", 1, 50)), STORED),
+    "deleted": Script((Deed("delete", 0), Deed("put", 0, 50), Deed("sweep")), STORED),
+    "purged": Script((Deed("put", 0, 50), Deed("purge", 0), Deed("sweep")), STORED),
+    "uploaded": Script((Deed("upload", 0, PART_BYTES + 30), Deed("put", 0, 40))),
+    "given-up": Script(
+        (Deed("give_up"),),
+        (Deed("abandon", 0, PART_BYTES + 1), Deed("abandon", 1, PART_BYTES + 1)),
+    ),
 }
 
 
@@ -57,6 +70,7 @@ class Caller:
         self.promised: dict[int, bytes] = {}
         self.maybe: dict[int, bytes] = {}
         self._etags: dict[int, str] = {}
+        self._abandoned: list[UUID] = []
         self._count = 0
 
     async def do(self, deeds: Sequence[Deed]) -> None:
@@ -110,12 +124,12 @@ class Caller:
         result = await self.room.uploads.complete(owner(), upload_id, Completion())
         self._keep(deed, data, result.etag)
 
-    async def _abort(self, deed: Deed) -> None:
-        upload_id = await self._sent(deed, self._data(deed))
-        await self.room.uploads.abort(ANNA, upload_id)
-
     async def _abandon(self, deed: Deed) -> None:
-        await self._sent(deed, self._data(deed))
+        self._abandoned.append(await self._sent(deed, self._data(deed)))
+
+    async def _give_up(self, _: Deed) -> None:
+        if self._abandoned:
+            await self.room.uploads.abort(ANNA, self._abandoned.pop())
 
     async def _sweep(self, _: Deed) -> None:
         await self.room.sweep.run()
