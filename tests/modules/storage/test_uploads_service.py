@@ -7,8 +7,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import insert, select
 
 from app.adapters.blobs.local import LocalBlobStore
+from app.kernel.db import Database, uuid7
 from app.kernel.errors import Conflict, Gone, NotFound, OutOfSpace
 from app.modules.storage.domain.backups import BackupWrite
 from app.modules.storage.domain.conditions import Condition
@@ -21,6 +23,7 @@ from app.modules.storage.domain.uploads import (
     UploadOrder,
     UploadsTooMany,
 )
+from app.modules.storage.models import UploadRow
 from app.modules.storage.service import uploads
 from tests.fakes.clock import FakeClock
 from tests.modules.storage.desks import ANNA, BERT, Shelf, once, open_shelf, principal, sha256
@@ -31,6 +34,8 @@ GIB = 2**30
 DAY_S = 24 * 3600.0
 PARTS = cut(BODY)
 OTHER = PARTS[0][::-1]
+# Two parts, where a test sends many.
+HALF_BYTES = 2 * PART_BYTES
 DONE = Completion()
 NEVER = 10_000
 
@@ -81,6 +86,14 @@ async def begun(shelf, order):
     return (await shelf.storage.uploads.create(principal(), order)).id
 
 
+async def repeat(db: Database, times: int) -> None:
+    """Write the only session so often again."""
+    async with db.begin() as session:
+        [row] = (await session.execute(select(UploadRow.__table__))).mappings()
+        rows = [{**row, "id": uuid7()} for _ in range(times)]
+        await session.execute(insert(UploadRow), rows)
+
+
 async def put_part(shelf, upload_id, number, data):
     expected = Expected(len(data))
     return await shelf.storage.uploads.put_part(ANNA, upload_id, number, expected, once(data))
@@ -88,9 +101,13 @@ async def put_part(shelf, upload_id, number, data):
 
 async def sent(shelf, order):
     upload_id = await begun(shelf, order)
-    for number, data in enumerate(PARTS, 1):
+    for number, data in enumerate(cut(BODY, order.part_bytes), 1):
         await put_part(shelf, upload_id, number, data)
     return upload_id
+
+
+async def halves(shelf, version):
+    return await sent(shelf, backup(version, part_bytes=HALF_BYTES))
 
 
 async def complete(shelf, upload_id):
@@ -116,11 +133,12 @@ class TestCreate:
         assert await sums_of(shelf.db, ANNA) == Sums(backups_reserved=5 * GIB)
 
     async def test_a_user_has_so_many_open_sessions_and_no_more(self, shelf):
-        for number in range(SESSIONS_LIMIT):
-            await begun(shelf, backup(number + 1, 1))
+        await begun(shelf, backup(1, 1))
+        await repeat(shelf.db, SESSIONS_LIMIT - 2)
+        await begun(shelf, backup(2, 1))
 
         with pytest.raises(UploadsTooMany):
-            await begun(shelf, backup(1, 1))
+            await begun(shelf, backup(3, 1))
 
 
 class TestPutPart:
@@ -367,7 +385,7 @@ class TestCancelled:
         assert await read(shelf, await complete(shelf, upload_id)) == BODY
 
     async def test_complete(self, shelf):
-        upload_id, version = await sent(shelf, backup(1)), 1
+        upload_id, version = await halves(shelf, 1), 1
         total = len(BODY)
         for point in range(NEVER):
             is_cancelled = await cut_short(complete(shelf, upload_id), point)
@@ -380,13 +398,13 @@ class TestCancelled:
             if not is_cancelled:
                 break
             version += 1
-            upload_id = await sent(shelf, backup(version))
+            upload_id = await halves(shelf, version)
 
         assert point >= 5
 
     async def test_abort(self, shelf):
         version = 1
-        upload_id = await sent(shelf, backup(version))
+        upload_id = await halves(shelf, version)
         for point in range(NEVER):
             is_cancelled = await cut_short(shelf.storage.uploads.abort(ANNA, upload_id), point)
             await settled(shelf, Sums(), Sums(backups_reserved=len(BODY)))
@@ -396,7 +414,7 @@ class TestCancelled:
             if not is_cancelled:
                 break
             version += 1
-            upload_id = await sent(shelf, backup(version))
+            upload_id = await halves(shelf, version)
 
         assert point >= 1
 
