@@ -7,15 +7,17 @@ of one transaction, and prints a JSON line of what was found after the next chil
 import asyncio
 import json
 import os
+import shutil
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.adapters.cache.memory import MemoryCache
-from app.kernel.db import Database, Table
+from app.kernel.db import Database
 from app.kernel.jobs import JobBook
 from app.modules.runs.api import Ended, Kind
 from app.modules.runs.domain import Search
+from tests import tables
 from tests.modules.runs import works
 
 STEPS = 3
@@ -57,15 +59,19 @@ def kind(folder: Path, recovery: str, *, is_idempotent: bool) -> Kind:
     return Kind("test", work, recovery=recovery)
 
 
+async def prepare(file: Path) -> None:
+    """A database with the tables and the users, for everybody to copy."""
+    url = f"sqlite+insula:///{file}"
+    await tables.lay(url)
+    db = Database(url, JobBook())
+    await works.people(db)
+    await db.close()
+
+
 async def live(folder: Path, made: Kind, point: int) -> None:
     """Start a run unless there is one, and see it end."""
     db = Mortal(f"sqlite+insula:///{folder / 'db'}", JobBook())
-    if not (folder / "ready").exists():
-        async with db.writer.begin() as connection:
-            await connection.run_sync(Table.metadata.create_all)
-        await works.people(db)
-        (folder / "ready").touch()
-    db.commits, db.point = 0, point
+    db.point = point
     async with works.opened(db, MemoryCache(), made) as module:
         runs = await module.runs.page(Search(works.ANNA))
         run = runs[0] if runs else await works.started(module, db)
@@ -95,9 +101,11 @@ def forked(folder: Path, made: Kind, point: int) -> int:
 
 def main() -> None:
     root, recovery, safety = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    asyncio.run(prepare(root / "db"))
     for point in range(NEVER):
         folder = root / str(point)
         folder.mkdir()
+        shutil.copyfile(root / "db", folder / "db")
         made = kind(folder, recovery, is_idempotent=safety == "idempotent")
         died = forked(folder, made, point)
         if died == 0:
