@@ -2,6 +2,7 @@
 
 ``python crash_process.py FOLDER RECOVERY SAFETY`` forks a child for each point, which is one side
 of one transaction, and prints a JSON line of what was found after the next child had recovered.
+Each begins with a copy of FOLDER/db, which has the tables and the users.
 """
 
 import asyncio
@@ -17,7 +18,6 @@ from app.kernel.db import Database
 from app.kernel.jobs import JobBook
 from app.modules.runs.api import Ended, Kind
 from app.modules.runs.domain import Search
-from tests import tables
 from tests.modules.runs import works
 
 STEPS = 3
@@ -59,15 +59,6 @@ def kind(folder: Path, recovery: str, *, is_idempotent: bool) -> Kind:
     return Kind("test", work, recovery=recovery)
 
 
-async def prepare(file: Path) -> None:
-    """A database with the tables and the users, for everybody to copy."""
-    url = f"sqlite+insula:///{file}"
-    await tables.lay(url)
-    db = Database(url, JobBook())
-    await works.people(db)
-    await db.close()
-
-
 async def live(folder: Path, made: Kind, point: int) -> None:
     """Start a run unless there is one, and see it end."""
     db = Mortal(f"sqlite+insula:///{folder / 'db'}", JobBook())
@@ -101,7 +92,6 @@ def forked(folder: Path, made: Kind, point: int) -> int:
 
 def main() -> None:
     root, recovery, safety = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-    asyncio.run(prepare(root / "db"))
     for point in range(NEVER):
         folder = root / str(point)
         folder.mkdir()

@@ -9,19 +9,35 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from app.kernel.db import Database
+from app.kernel.jobs import JobBook
 from app.modules.runs.api import Ended, Kind, News, RunLost
 from app.modules.runs.models import RunRow
 from app.modules.runs.service import runner
+from tests import tables
 from tests.fakes.clock import FakeClock
-from tests.modules.runs.works import ANNA, Gate, ended, is_in, log, opened, started, story
+from tests.modules.runs.works import ANNA, Gate, ended, is_in, log, opened, people, started, story
 from tests.waiting import until
 
 SCRIPT = Path(__file__).with_name("crash_process.py")
 ROOT = Path(__file__).parents[3]
 
 
+async def prepare(file: Path) -> None:
+    """A database with the tables and the users, for everybody to copy.
+
+    Not by the process that forks: threads, which this may take, do not follow into a fork.
+    """
+    url = f"sqlite+insula:///{file}"
+    await tables.lay(url)
+    db = Database(url, JobBook())
+    await people(db)
+    await db.close()
+
+
 def crashes(folder: Path, recovery: str, safety: str) -> list[dict]:
     """One finding for each point at which the process died."""
+    asyncio.run(prepare(folder / "db"))
     command = [sys.executable, str(SCRIPT), str(folder), recovery, safety]
     done = subprocess.run(
         command,

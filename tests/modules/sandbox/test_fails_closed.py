@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from insula_jail import machine
+from tests.house import prepare
 from tests.modules.sandbox.jails import passable_folder
 
 REPOSITORY = Path(__file__).parents[3]
@@ -33,7 +34,9 @@ ctypes.CDLL(None).personality(0x0008)
 HOUSES = """
 import asyncio, json, os, signal, sys
 from pathlib import Path
-from tests.modules.sandbox.desks import open_desk, prepare
+from app.asgi import Insula
+from tests.house import LEAN, environment
+from tests.modules.sandbox.desks import open_desk
 
 async def ask(folder):
     async with open_desk(folder / "data", SANDBOX_RUNNER="jail") as desk:
@@ -41,13 +44,13 @@ async def ask(folder):
         answer = await desk.post("/execute?wait=1", {"code": "set_result(6 * 7)"})
     (folder / "answers").write_text(json.dumps([found, answer.status_code, answer.json()]))
 
+# What the first house imports, all others have.
+Insula(environment(Path(sys.argv[2]), FEATURE_SANDBOX="on", **LEAN)).door()
 for name, host in json.loads(sys.argv[1]).items():
-    folder = Path(sys.argv[2]) / name
-    prepare(folder / "data")
     if os.fork() == 0:
         signal.alarm(int(sys.argv[3]))
         exec(host)
-        asyncio.run(ask(folder))
+        asyncio.run(ask(Path(sys.argv[2]) / name))
         os._exit(0)
 while True:
     try:
@@ -77,6 +80,9 @@ HOSTS = {
 def answers():
     """What a house on each host says that it offers, and how it answers a script."""
     with passable_folder() as folder:
+        # Here, for it may take threads, which a process that forks must not have had.
+        for name in HOSTS:
+            prepare(folder / name / "data")
         command = [sys.executable, "-c", HOUSES, json.dumps(HOSTS), str(folder), str(LIMIT_S)]
         subprocess.run(command, cwd=REPOSITORY, timeout=LIMIT_S + 10, check=True)
         return {name: json.loads((folder / name / "answers").read_text()) for name in HOSTS}
