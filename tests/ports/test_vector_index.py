@@ -81,28 +81,23 @@ class Bench:
 
 
 async def _open(db: Database, index: Any, folder: Path) -> AsyncIterator[Bench]:
-    async with db.writer.begin() as connection:
-        await connection.run_sync(Table.metadata.create_all)
     await people(db)
     bench = Bench(db, index, folder)
     yield bench
     await bench.index.close()
-    await db.close()
 
 
 @pytest.fixture
-async def bench(database_url: str, tmp_path: Path):
+async def bench(db: Database, tmp_path: Path):
     """An index of the kind that belongs to the database."""
-    db = Database(database_url, JobBook())
     index = BlockIndex(db, str(tmp_path)) if db.is_embedded else PgVectorIndex(db)
     async for found in _open(db, index, tmp_path):
         yield found
 
 
 @pytest.fixture
-async def embedded(sqlite_url: str, tmp_path: Path):
-    db = Database(sqlite_url, JobBook())
-    async for found in _open(db, BlockIndex(db, str(tmp_path)), tmp_path):
+async def embedded(sqlite: Database, tmp_path: Path):
+    async for found in _open(sqlite, BlockIndex(sqlite, str(tmp_path)), tmp_path):
         yield found
 
 
@@ -110,8 +105,11 @@ async def embedded(sqlite_url: str, tmp_path: Path):
 async def served(postgres_url: str, tmp_path: Path):
     """With pgvector, where all but the smallest collections are ranked by HNSW."""
     db = Database(HouseSettings(database_url=Secret(postgres_url)).sqlalchemy_url, JobBook())
+    async with db.writer.begin() as connection:
+        await connection.run_sync(Table.metadata.create_all)
     async for found in _open(db, PgVectorIndex(db, exact_rows=10), tmp_path):
         yield found
+    await db.close()
 
 
 class TestSearch:
