@@ -14,9 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from app.kernel.settings import Secret, Settings, load
-from app.modules.sandbox.adapters.remote import RemoteSandbox
 from app.modules.sandbox.adapters.screen import Person, Screen
-from app.modules.sandbox.adapters.session import Session
 
 TIMEOUT_CEILING_S: Final = 600
 READ_LIMIT_BYTES: Final = 128 * 1024 * 1024
@@ -79,6 +77,10 @@ async def command(environ: Mapping[str, str], options: argparse.Namespace) -> st
 
 async def _run(environ: Mapping[str, str], options: argparse.Namespace) -> int:
     """Run a script until it ends or a signal comes; the exit status."""
+    # An HTTP client, which a server that is asked needs late or never.
+    from app.modules.sandbox.adapters.remote import RemoteSandbox  # noqa: PLC0415 - see above
+    from app.modules.sandbox.adapters.session import Session  # noqa: PLC0415 - see above
+
     order = _order(options)
     if options.artifacts is not None:
         options.artifacts.mkdir(parents=True, exist_ok=True)
