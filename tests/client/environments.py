@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ OUT_OF_REACH = ("dns error", "error sending request", "Failed to fetch", "NewCon
 
 
 def uv(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    program = shutil.which("uv")
+    # `uv run` says where it is. What the PATH has may be a script that looks for it each time.
+    program = os.environ.get("UV") or shutil.which("uv")
     if program is None:
         pytest.fail("This test needs uv on the PATH.")
     return _run(program, *arguments)
@@ -23,17 +25,23 @@ def uv(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def interpreter(version: str) -> Path:
     """Where an interpreter is. A test without it is skipped, and says so."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    places = [Path(found) for found in [shutil.which(f"python{version}")] if found]
-    places += sorted(pyenv.glob(f"{version}.*/bin/python"))
-    found = uv("python", "find", "--no-python-downloads", version)
-    places += [Path(found.stdout.strip())] if found.returncode == 0 else []
     tell = "import sys; print('{}.{}'.format(*sys.version_info[:2]))"
-    for place in places:
+    for place in _places(version):
         told = _run(place, "-c", tell)
         if told.returncode == 0 and told.stdout.strip() == version:
             return place
     pytest.skip(f"There is no Python {version} on this machine.")
+
+
+def _places(version: str) -> Iterator[Path]:
+    """Where an interpreter may be, first where it is quick to look."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    yield from sorted(pyenv.glob(f"{version}.*/bin/python"))
+    if on_path := shutil.which(f"python{version}"):
+        yield Path(on_path)
+    found = uv("python", "find", "--no-python-downloads", version)
+    if found.returncode == 0:
+        yield Path(found.stdout.strip())
 
 
 def environment(python: Path, folder: Path, *packages: str | Path) -> Path:
@@ -45,9 +53,12 @@ def environment(python: Path, folder: Path, *packages: str | Path) -> Path:
         assert made.returncode == 0, made.stderr
         done = uv("pip", "install", "--quiet", "--python", own, *packages)
     else:
-        made = _run(python, "-m", "venv", folder)
+        # Its pip installs; another one in there would take longer to make than all the rest.
+        made = _run(python, "-m", "venv", "--without-pip", folder)
         assert made.returncode == 0, made.stderr
-        done = _run(own, "-m", "pip", "install", "--quiet", *packages)
+        site = _run(own, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout
+        into = ("--target", site.strip())
+        done = _run(python, "-m", "pip", "install", "--quiet", *into, *packages)
     if done.returncode != 0 and any(words in done.stderr for words in OUT_OF_REACH):
         pytest.skip(f"The package index is out of reach: {done.stderr[-300:]}")
     assert done.returncode == 0, done.stderr

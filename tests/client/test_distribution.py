@@ -5,7 +5,9 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(built: Path) -> Path:
     (found,) = built.glob("*.whl")
     return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Make an environment with the wheel, one for each interpreter."""
+
+    @cache
+    def make(python: Path) -> Path:
+        return environment(python, tmp_path_factory.mktemp("installed") / "env", wheel)
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +113,8 @@ class TestBuild:
 
 class TestInterpreters:
     @pytest.mark.parametrize("version", VERSIONS)
-    def test_take_the_wheel_and_do_the_journey(self, version, wheel, spine, tmp_path):
-        python = environment(interpreter(version), tmp_path / "env", wheel)
+    def test_take_the_wheel_and_do_the_journey(self, version, installed, spine):
+        python = installed(interpreter(version))
 
         said = visit(python, HERE / "visit.py", spine, KEY)
 
@@ -112,8 +125,8 @@ class TestInterpreters:
 
         assert visit(python, HERE / "visit.py", spine, KEY).endswith("httpx 0.24.0")
 
-    def test_have_the_program(self, wheel, tmp_path):
-        python = environment(THIS, tmp_path / "env", wheel)
+    def test_have_the_program(self, installed):
+        python = installed(interpreter("{}.{}".format(*sys.version_info[:2])))
 
         said = subprocess.run(
             [python.parent / "ai-spine", "--version"], capture_output=True, text=True, check=False
