@@ -75,7 +75,7 @@ async def postgres_url(request: pytest.FixtureRequest, postgres_socket: Path) ->
     has_tables = "db" in request.fixturenames
     found = tables.shelf(postgres_socket).lent() if has_tables else tables.blank(postgres_socket)
     async with found as name:
-        yield f"postgresql://postgres:@/{name}?host={postgres_socket}"
+        yield tables.url_of(postgres_socket, name)
 
 
 @pytest.fixture

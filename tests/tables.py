@@ -119,6 +119,11 @@ async def blank(socket: Path) -> AsyncIterator[str]:
     await _drop(socket, name)
 
 
+def url_of(socket: Path, name: str) -> str:
+    """A database of this PostgreSQL, as ``DATABASE_URL`` names it."""
+    return f"postgresql://postgres:@/{name}?host={socket}"
+
+
 async def _made(socket: Path, source: str = "template1") -> str:
     name = f"test_{uuid4().hex}"
     async with _connection(socket) as admin:

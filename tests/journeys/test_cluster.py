@@ -7,27 +7,39 @@ from pathlib import Path
 
 import httpx
 import pytest
+import pytest_asyncio
+import redis
 
-from tests.house import AUTHORIZED, RunningServer, environment
+from tests import tables
+from tests.house import AUTHORIZED, LEAN, RunningServer, environment
 from tests.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 CONNECTIONS = 12
 COUNTED = 'insula_model_call_seconds_count{model="dev/echo",outcome="completed"'
 
 
-@pytest.fixture
-async def server(tmp_path: Path, postgres_url: str, redis_url: str):
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def database_url(postgres_socket: Path):
+    async with tables.blank(postgres_socket) as name:
+        yield tables.url_of(postgres_socket, name)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory, database_url: str, valkey_url: str):
+    """Of its two tests one calls models, and the other one does not."""
+    with redis.Redis.from_url(valkey_url) as valkey:
+        valkey.flushall()
     variables = {
-        "DATABASE_URL": postgres_url,
-        "REDIS_URL": redis_url,
+        "DATABASE_URL": database_url,
+        "REDIS_URL": valkey_url,
         "APP_SECRET": "a secret of the whole cluster that is long enough",
         "APP_WORKERS": "2",
         # Nothing listens there, which the start survives and readiness reports.
         "SURREALDB_URL": "ws://127.0.0.1:9/rpc",
+        **LEAN,
     }
-    data = tmp_path / "data"
-    data.mkdir()
+    data = tmp_path_factory.mktemp("data")
     migrating = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "app", "migrate", env=environment(data, **variables), stdout=DEVNULL
     )
