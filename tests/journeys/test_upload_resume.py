@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 from uuid import uuid4
 
 import httpx
@@ -19,25 +20,54 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 PART_BYTES = 2**20
 BODY = hashlib.shake_256(b"a large body").digest(5 * PART_BYTES + 77)
 PARTS = cut(BODY, PART_BYTES)
+SENT = (0, 1, 3, len(PARTS))
+
+
+class Left(NamedTuple):
+    """An upload that the server was killed under, and who sends it."""
+
+    sender: Sender
+    upload_id: str
+
+
+class Ruins(NamedTuple):
+    """What one kill has left: uploads by their parts, one that was committed, one cut in a part."""
+
+    waiting: dict[int, Left]
+    committed: Left
+    answer: httpx.Response
+    cut: Left
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningServer]:
-    """Each test that kills it starts it again."""
-    async with running_server(tmp_path_factory.mktemp("server") / "data") as found:
-        yield found
+async def ruins(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ruins]:
+    """All uploads at once under one server. It was killed, and is there again."""
+    data = tmp_path_factory.mktemp("server") / "data"
+    async with (
+        running_server(data) as server,
+        httpx.AsyncClient(base_url=server.base_url) as client,
+    ):
+        waiting = {sent: await begun(client, sent) for sent in SENT}
+        committed = await begun(client, len(PARTS))
+        answer = await committed.sender.complete(committed.upload_id)
+        cut_off = await begun(client, 2)
+        await interrupted(cut_off, server)
+        await server.start()
+        yield Ruins(waiting, committed, answer, cut_off)
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def sender(server: RunningServer) -> AsyncIterator[Sender]:
-    """Somebody who has nothing there yet, and whom nothing limits."""
-    async with httpx.AsyncClient(base_url=server.base_url) as client:
-        desk = await Desk(None, client, AUTHORIZED).member(uuid4().hex, "team")
-        yield Sender(client, desk.headers)
+async def begun(client: httpx.AsyncClient, sent: int) -> Left:
+    """An upload with its first parts, of somebody who has nothing there yet."""
+    desk = await Desk(None, client, AUTHORIZED).member(uuid4().hex, "team")
+    sender = Sender(client, desk.headers)
+    upload_id = await sender.begun(size_bytes=len(BODY), part_bytes=PART_BYTES)
+    for number, data in enumerate(PARTS[:sent], 1):
+        await sender.send_part(upload_id, number, data)
+    return Left(sender, upload_id)
 
 
-async def interrupted(sender: Sender, server: RunningServer, upload_id: str) -> None:
-    """Kill the server when it has half of the last part."""
+async def interrupted(left: Left, server: RunningServer) -> None:
+    """Kill the server when it has half of the next part."""
     is_half = asyncio.Event()
     incoming = server.log.parent / "data" / "blobs" / "incoming~"
     before = set(incoming.iterdir())
@@ -47,9 +77,9 @@ async def interrupted(sender: Sender, server: RunningServer, upload_id: str) -> 
         is_half.set()
         await asyncio.Event().wait()
 
-    path = f"{UPLOADS}/{upload_id}/parts/3"
+    path = f"{UPLOADS}/{left.upload_id}/parts/3"
     length = {"content-length": str(PART_BYTES)}
-    sending = asyncio.create_task(sender.ask("PUT", path, content=half(), headers=length))
+    sending = asyncio.create_task(left.sender.ask("PUT", path, content=half(), headers=length))
     await is_half.wait()
     await until(lambda: set(incoming.iterdir()) - before)
     server.kill()
@@ -58,13 +88,9 @@ async def interrupted(sender: Sender, server: RunningServer, upload_id: str) -> 
 
 
 class TestResume:
-    @pytest.mark.parametrize("sent", [0, 1, 3, len(PARTS)])
-    async def test_goes_on_after_the_parts_that_were_there(self, server, sender, sent):
-        upload_id = await sender.begun(size_bytes=len(BODY), part_bytes=PART_BYTES)
-        for number, data in enumerate(PARTS[:sent], 1):
-            await sender.send_part(upload_id, number, data)
-        server.kill()
-        await server.start()
+    @pytest.mark.parametrize("sent", SENT)
+    async def test_goes_on_after_the_parts_that_were_there(self, ruins, sent):
+        sender, upload_id = ruins.waiting[sent]
 
         numbers = await sender.numbers(upload_id)
         for number, data in enumerate(PARTS, 1):
@@ -78,12 +104,8 @@ class TestResume:
         assert completed[0].json()["checksum"] == sha256(BODY)
         assert latest.content == BODY
 
-    async def test_a_part_that_was_cut_off_is_not_there(self, server, sender):
-        upload_id = await sender.begun(size_bytes=len(BODY), part_bytes=PART_BYTES)
-        for number in (1, 2):
-            await sender.send_part(upload_id, number, PARTS[number - 1])
-        await interrupted(sender, server, upload_id)
-        await server.start()
+    async def test_a_part_that_was_cut_off_is_not_there(self, ruins):
+        sender, upload_id = ruins.cut
 
         numbers = await sender.numbers(upload_id)
         for number, data in enumerate(PARTS[2:], 3):
@@ -93,17 +115,12 @@ class TestResume:
         assert numbers == [1, 2]
         assert completed.status_code == 201
 
-    async def test_what_is_committed_survives(self, server, sender):
-        upload_id = await sender.begun(size_bytes=len(BODY), part_bytes=PART_BYTES)
-        for number, data in enumerate(PARTS, 1):
-            await sender.send_part(upload_id, number, data)
-        first = await sender.complete(upload_id)
-        server.kill()
-        await server.start()
+    async def test_what_is_committed_survives(self, ruins):
+        sender, upload_id = ruins.committed
 
         again = await sender.complete(upload_id)
         latest = await sender.latest()
 
-        assert (first.status_code, again.status_code) == (201, 200)
-        assert again.json() == first.json()
+        assert (ruins.answer.status_code, again.status_code) == (201, 200)
+        assert again.json() == ruins.answer.json()
         assert latest.content == BODY
