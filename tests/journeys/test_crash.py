@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.house import AUTHORIZED, running_server
+from tests.house import AUTHORIZED, LEAN, running_server
 from tests.scripted_upstream import scripted_upstream
 from tests.waiting import until
 
@@ -66,7 +66,7 @@ async def rows(base_url: str) -> Counter[str]:
 class TestKill:
     async def test_every_whole_answer_has_one_row_after_the_restart(self, tmp_path: Path):
         async with scripted_upstream() as played:
-            variables = {"EXTERNAL_MOCK_KEY": "k", "MOCK_BASE_URL": played.base_url}
+            variables = {"EXTERNAL_MOCK_KEY": "k", "MOCK_BASE_URL": played.base_url, **LEAN}
             async with running_server(tmp_path / "data", **variables) as server:
                 callers = Callers(server.base_url)
                 running = asyncio.create_task(callers.run())
@@ -85,7 +85,7 @@ class TestKill:
 class TestTerminate:
     async def test_a_stream_in_flight_comes_through_whole(self, tmp_path: Path):
         async with scripted_upstream() as played:
-            variables = {"EXTERNAL_MOCK_KEY": "k", "MOCK_BASE_URL": played.base_url}
+            variables = {"EXTERNAL_MOCK_KEY": "k", "MOCK_BASE_URL": played.base_url, **LEAN}
             async with running_server(tmp_path / "data", **variables) as server:
                 asked = {
                     "model": "slow",

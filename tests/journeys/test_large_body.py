@@ -1,21 +1,22 @@
 """A large body up and down: the server's memory stays as it was."""
 
 import hashlib
+import itertools
 from collections.abc import AsyncIterator
 from functools import cache
-from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
+import pytest_asyncio
 
 from tests.house import AUTHORIZED, RunningServer, running_server
 from tests.modules.storage.shipments import BACKUP, UPLOADS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 MIB = 2**20
-SIZE_BYTES = 256 * MIB
+SIZE_BYTES = 192 * MIB
 PART_BYTES = 64 * MIB
 MORE_BYTES = 32 * MIB
 CHUNK = hashlib.shake_256(b"sealed").digest(MIB)
@@ -28,6 +29,7 @@ class Server:
         self._processes = [psutil.Process(pid) for pid in running.pids]
         self.session = session
         self.most_bytes = 0
+        self.versions = itertools.count(1)
 
     def look(self) -> int:
         now = sum(process.memory_info().rss for process in self._processes)
@@ -64,17 +66,23 @@ class Server:
         return digest.hexdigest()
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     """One that has taken in and given out a body before."""
     async with (
-        running_server(tmp_path / "data") as running,
+        running_server(tmp_path_factory.mktemp("server") / "data") as running,
         aiohttp.ClientSession(running.base_url, headers=AUTHORIZED) as session,
     ):
         found = Server(running, session)
-        await found.back_up(1, 2 * MIB)
+        await found.back_up(next(found.versions), 2 * MIB)
         await found.download()
         yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def before(server: Server) -> int:
+    """The memory before anything large came."""
+    return server.look()
 
 
 @cache
@@ -87,26 +95,23 @@ def sha256_of(size_bytes: int) -> str:
 
 
 class TestMemory:
-    async def test_stays_flat_while_a_large_body_goes_up_and_down(self, server):
-        before = server.look()
-
-        status = await server.back_up(2, SIZE_BYTES)
+    async def test_stays_flat_while_a_large_body_goes_up_and_down(self, server, before):
+        status = await server.back_up(next(server.versions), SIZE_BYTES)
         found = await server.download()
 
         assert (status, found) == (201, sha256_of(SIZE_BYTES))
         assert server.most_bytes - before < MORE_BYTES
 
-    async def test_stays_flat_while_it_comes_in_parts(self, server):
+    async def test_stays_flat_while_it_comes_in_parts(self, server, before):
         order = {
             "target": "backup",
-            "version": 2,
+            "version": next(server.versions),
             "timestamp": 1,
             "size_bytes": SIZE_BYTES,
             "part_bytes": PART_BYTES,
         }
         async with server.session.post(UPLOADS, json=order) as answer:
             upload_id = (await answer.json())["id"]
-        before = server.look()
 
         numbers = range(1, SIZE_BYTES // PART_BYTES + 1)
         statuses = [await server.put_part(upload_id, number) for number in numbers]

@@ -10,7 +10,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from tests.house import AUTHORIZED, KEY, running_server
+from tests.house import AUTHORIZED, KEY, LEAN, running_server
 from tests.node import installed
 from tests.scripted_upstream import scripted_upstream
 from tests.waiting import until
@@ -35,7 +35,7 @@ TOOL = {
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def fresh(tmp_path_factory: pytest.TempPathFactory):
     """A server with nothing configured, for those who change nothing there."""
-    async with running_server(tmp_path_factory.mktemp("fresh") / "data") as server:
+    async with running_server(tmp_path_factory.mktemp("fresh") / "data", **LEAN) as server:
         yield server
 
 
@@ -78,7 +78,7 @@ class TestLocalModel:
         self, tmp_path: Path, tiny_model: Path
     ):
         async with (
-            running_server(tmp_path / "data", MLX_MODEL=str(tiny_model)) as server,
+            running_server(tmp_path / "data", MLX_MODEL=str(tiny_model), **LEAN) as server,
             openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key=KEY) as client,
         ):
             models = [model.id async for model in client.models.list()]
@@ -114,7 +114,7 @@ class TestHangUp:
     @pytest.mark.parametrize("stream", [True, False])
     async def test_reaches_the_upstream_and_is_on_the_bill(self, tmp_path, stream):
         async with scripted_upstream() as played:
-            variables = {"EXTERNAL_MOCK_KEY": "k", "MOCK_BASE_URL": played.base_url}
+            variables = {"EXTERNAL_MOCK_KEY": "k", "MOCK_BASE_URL": played.base_url, **LEAN}
             async with (
                 running_server(tmp_path / "data", **variables) as server,
                 httpx.AsyncClient(base_url=server.base_url) as http,

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.house import AUTHORIZED, KEY, running_server
+from tests.house import AUTHORIZED, KEY, LEAN, running_server
 from tests.scripted_upstream import Peer, raw_server
 from tests.waiting import until
 
@@ -64,6 +64,7 @@ class TestTrace:
                 "MOCK_BASE_URL": upstream.base_url,
                 "OTEL_EXPORTER_OTLP_ENDPOINT": url,
                 "OTEL_BSP_SCHEDULE_DELAY": "50",
+                **LEAN,
             }
             async with (
                 running_server(tmp_path / "data", **variables) as server,
@@ -86,7 +87,7 @@ class TestTop:
     async def test_shows_a_server_and_makes_no_installation_where_it_is_typed(self, tmp_path):
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
-        async with running_server(tmp_path / "data") as server:
+        async with running_server(tmp_path / "data", **LEAN) as server:
             words = ["top", "--once", "--url", server.base_url, "--key", KEY]
             ended = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "app", *words), cwd=elsewhere, stdout=PIPE
