@@ -76,8 +76,18 @@ class Server:
             self._process = None
 
 
+@pytest.fixture(scope="module")
+def server(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """For those who let it live; each writes into tables of its own."""
+    server = Server(node_modules, tmp_path_factory.mktemp("server") / "data")
+    server.start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture
-def server(node_modules: Path, tmp_path: Path) -> Iterator[Server]:
+def mortal(node_modules: Path, tmp_path: Path) -> Iterator[Server]:
+    """For those who kill it."""
     server = Server(node_modules, tmp_path / "server")
     server.start()
     yield server
@@ -89,6 +99,14 @@ async def remote(server: Server, tmp_path: Path) -> AsyncIterator[Surreal]:
     remote = opened(tmp_path, **as_user(server, "root"))
     yield remote
     await remote.close()
+
+
+@pytest.fixture
+async def bereaved(mortal: Server, tmp_path: Path) -> AsyncIterator[Surreal]:
+    """Connected to one that will be killed."""
+    bereaved = opened(tmp_path, **as_user(mortal, "root"))
+    yield bereaved
+    await bereaved.close()
 
 
 def as_user(server: Server, user: str, level: str = "root") -> dict[str, str]:
@@ -144,7 +162,7 @@ class TestServer:
     async def test_lets_a_user_of_the_database_in(self, server, tmp_path):
         surreal = opened(tmp_path, **as_user(server, "guest", "database"))
 
-        assert await surreal.query("CREATE ONLY note:1 RETURN VALUE 1") == [1]
+        assert await surreal.query("CREATE ONLY visit:1 RETURN VALUE 1") == [1]
 
         await surreal.close()
 
@@ -167,34 +185,34 @@ class TestServer:
         await until(has_signed_in_twice)
         await surreal.close()
 
-    async def test_is_missed_at_the_first_query_and_found_when_it_comes(self, server, tmp_path):
-        server.kill()
-        surreal = opened(tmp_path, **as_user(server, "root"))
+    async def test_is_missed_at_the_first_query_and_found_when_it_comes(self, mortal, tmp_path):
+        mortal.kill()
+        surreal = opened(tmp_path, **as_user(mortal, "root"))
         with pytest.raises(SurrealDown, match="connection to SurrealDB failed"):
             await surreal.ping()
 
-        server.start()
+        mortal.start()
 
         assert await answered(surreal, "RETURN 1") == [1]
         await surreal.close()
 
-    async def test_is_found_again_after_it_was_killed(self, remote, server):
-        await remote.query("CREATE note:1 SET text = 'kept'")
+    async def test_is_found_again_after_it_was_killed(self, bereaved, mortal):
+        await bereaved.query("CREATE note:1 SET text = 'kept'")
 
-        server.kill()
+        mortal.kill()
         with pytest.raises(SurrealDown):
-            await remote.ping()
-        server.start()
+            await bereaved.ping()
+        mortal.start()
 
-        assert await answered(remote, "SELECT VALUE text FROM note") == [["kept"]]
+        assert await answered(bereaved, "SELECT VALUE text FROM note") == [["kept"]]
 
-    async def test_ends_the_queries_under_way_when_it_is_killed(self, remote, server):
-        await remote.ping()
-        under_way = [asyncio.create_task(remote.query("SLEEP 30s")) for _ in range(3)]
-        await remote.query("RETURN 'sent after them'")
+    async def test_ends_the_queries_under_way_when_it_is_killed(self, bereaved, mortal):
+        await bereaved.ping()
+        under_way = [asyncio.create_task(bereaved.query("SLEEP 30s")) for _ in range(3)]
+        await bereaved.query("RETURN 'sent after them'")
         started = time.monotonic()
 
-        server.kill()
+        mortal.kill()
         ended = await asyncio.gather(*under_way, return_exceptions=True)
 
         assert [type(error) for error in ended] == [SurrealDown] * 3
