@@ -110,41 +110,46 @@ class TestLocalModel:
         assert all(row["input_tokens"] > 0 and row["cost_nanos"] == 0 for row in rows)
 
 
+@pytest_asyncio.fixture(scope="class", loop_scope="class")
+async def gateway(tmp_path_factory: pytest.TempPathFactory):
+    """A scripted upstream, and a client of the server before it."""
+    async with scripted_upstream() as played:
+        variables = {"EXTERNAL_MOCK_KEY": "k", "MOCK_BASE_URL": played.base_url, **LEAN}
+        async with (
+            running_server(tmp_path_factory.mktemp("gateway") / "data", **variables) as server,
+            httpx.AsyncClient(base_url=server.base_url, headers=AUTHORIZED) as http,
+        ):
+            yield played, http
+
+
+@pytest.mark.asyncio(loop_scope="class")
 class TestHangUp:
     @pytest.mark.parametrize("stream", [True, False])
-    async def test_reaches_the_upstream_and_is_on_the_bill(self, tmp_path, stream):
-        async with scripted_upstream() as played:
-            variables = {"EXTERNAL_MOCK_KEY": "k", "MOCK_BASE_URL": played.base_url, **LEAN}
-            async with (
-                running_server(tmp_path / "data", **variables) as server,
-                httpx.AsyncClient(base_url=server.base_url) as http,
-            ):
-                headers = {"authorization": f"Bearer {KEY}"}
-                asked = json.dumps(
-                    {
-                        "model": "slow",
-                        "stream": stream,
-                        "messages": [{"role": "user", "content": "hi"}],
-                    }
-                ).encode()
-                request = http.build_request(
-                    "POST", "/v1/chat/completions", content=asked, headers=headers
-                )
-                call = asyncio.create_task(http.send(request, stream=True))
-                await until(lambda: played.open == 1)
-                if stream:
-                    response = await call
-                    await anext(response.aiter_raw())
-                    await response.aclose()
-                else:
-                    call.cancel()
-                await until(lambda: played.cut == 1)
+    async def test_reaches_the_upstream_and_is_on_the_bill(self, gateway, stream):
+        played, http = gateway
+        cut, billed = played.cut, len(await outcomes(http))
+        asked = {"model": "slow", "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
+        request = http.build_request("POST", "/v1/chat/completions", json=asked)
+        call = asyncio.create_task(http.send(request, stream=True))
+        await until(lambda: played.open == 1)
+        if stream:
+            response = await call
+            await anext(response.aiter_raw())
+            await response.aclose()
+        else:
+            call.cancel()
+        await until(lambda: played.cut == cut + 1)
 
-                async def outcome() -> str:
-                    page = await http.get("/api/v1/usage", headers=headers)
-                    return next((row["outcome"] for row in page.json()["items"]), "")
+        async def is_billed() -> bool:
+            return len(await outcomes(http)) == billed + 1
 
-                assert await until(outcome) == "abandoned"
+        await until(is_billed)
+        assert (await outcomes(http))[0] == "abandoned"
+
+
+async def outcomes(http: httpx.AsyncClient) -> list[str]:
+    """How the calls ended, newest first."""
+    return [row["outcome"] for row in (await http.get("/api/v1/usage")).json()["items"]]
 
 
 class TestNode:
