@@ -88,7 +88,13 @@ class TestLease:
         book.add(Job("test.slow", fail_late, lease_s=3600))
         first = await open_runner()
         await put_off(db, "test.slow")
-        await until(lambda: started)
+
+        async def is_leased() -> bool:
+            """For as long as the job says, and not only for as long as a claim lasts."""
+            [row] = await rows(db)
+            return row.lease_until == clock() + timedelta(seconds=3600)
+
+        await until(is_leased)
         clock.advance(3601)
         second = asyncio.create_task(runner.run_due())
         await until(lambda: len(started) == 2)

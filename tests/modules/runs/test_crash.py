@@ -127,7 +127,8 @@ class TestLease:
         stalled, fresh, clock = Gate(), Gate(), FakeClock()
         fresh.may_end.set()
         async with opened(house, cache, Kind("test", stalled.work, recovery="continue")) as one:
-            run = await is_in(one, await started(one, house), "running")
+            run = await started(one, house)
+            await until(lambda: stalled.begun)
             # It stalls: it neither renews its leases nor looks for others.
             for task in one.runner._loops:
                 task.cancel()
@@ -141,9 +142,10 @@ class TestLease:
 
     async def test_that_is_over_lets_its_holder_write_nothing_more(self, house, cache):
         lost: list[str] = []
-        may_write, clock = asyncio.Event(), FakeClock()
+        has_begun, may_write, clock = asyncio.Event(), asyncio.Event(), FakeClock()
 
         async def stale(turn):
+            has_begun.set()
             await may_write.wait()
             try:
                 await turn.say(News("output"))
@@ -154,7 +156,8 @@ class TestLease:
 
         fresh = Gate()
         async with opened(house, cache, Kind("test", stale, recovery="continue")) as one:
-            run = await is_in(one, await started(one, house), "running")
+            run = await started(one, house)
+            await until(has_begun.is_set)
             # It stalls: it neither renews its leases nor looks for others.
             for task in one.runner._loops:
                 task.cancel()
