@@ -43,8 +43,23 @@ class TestStart:
 
 
 class TestNode:
-    async def test_is_on_the_disk_before_its_agent_is_called_and_after(self, process, watched):
+    async def test_is_on_the_disk_before_its_agent_is_called(self, process, watched, monkeypatch):
+        seen = []
+        execute = process.outlet.execute
+
+        async def witnessed(agent, call, *, within_s):
+            seen.append((call.node_id, watched.commits.count(True)))
+            return await execute(agent, call, within_s=within_s)
+
+        monkeypatch.setattr(process.outlet, "execute", witnessed)
         await process.ended(await process.start("chain"))
 
-        # The start, each node's beginning with the end of the one before, the end.
+        # The start and the beginning of a; and with a's end the beginning of b.
+        assert seen == [("a", 2), ("b", 3)]
+
+
+class TestEnd:
+    async def test_is_waited_for_until_it_is_on_the_disk(self, process, watched):
+        await process.ended(await process.start("chain"))
+
         await until(lambda: watched.commits.count(True) == 4)
